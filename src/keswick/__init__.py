@@ -1,0 +1,3 @@
+"""Keswick, a key encryption server."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,121 @@
+"""The configuration as one immutable value. Every reader ends in it; nothing here reads or checks a file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+DEFAULT_PORT = 7373
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The text names the file, the line and the key, and says what to write instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    host: str = "0.0.0.0"  # noqa: S104 - the documented default: all interfaces
+    port: int = DEFAULT_PORT
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """`tls.proxy`: who may forward client certificates, and in which header."""
+
+    identities: tuple[str, ...] = ()
+    header: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TLS:
+    key: str
+    """Path of a PEM file."""
+    cert: str
+    """Path of a PEM file."""
+    password: str | None = field(default=None, repr=False)
+    ca: str | None = None
+    """Path of a PEM file, or of a folder of them."""
+    auth: bool = False
+    """Whether client certificates are verified."""
+    proxy: Proxy = Proxy()
+
+
+@dataclass(frozen=True, slots=True)
+class API:
+    """`api.<path>`: what is overridden for one route. A timeout is in seconds; None is the route's own."""
+
+    skip_auth: bool = False
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    identities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Expiry in seconds; 0 switches one off."""
+
+    any: float = 300.0
+    unused: float = 30.0
+    offline: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Levels are DEBUG -4, INFO 0, WARN 4, ERROR 8 and whatever lies between; OFF is above all."""
+
+    error: int = 0
+    audit: int = 1 << 30
+    audit_skip: tuple[str, ...] = ()
+    audit_required: bool = False
+
+    OFF: ClassVar[int] = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The optional second listener, for metrics and readiness alone."""
+
+    address: Address
+    tls: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FSStore:
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStore:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStore:
+    """A store over a network: its kind, such as `vault` or `aws.secretsmanager`, and its checked settings by dotted key."""
+
+    kind: str
+    settings: Mapping[str, str] = field(repr=False)
+
+
+KeyStoreSection = FSStore | MemoryStore | RemoteStore
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    admin: str
+    keystore: KeyStoreSection
+    tls: TLS | None
+    """None only in development mode, where the certificate is made in memory."""
+    address: Address = Address()
+    api: Mapping[str, API] = field(default_factory=dict)
+    policies: Mapping[str, Policy] = field(default_factory=dict)
+    cache: Cache = Cache()
+    log: Log = Log()
+    keys: tuple[str, ...] = ()
+    metrics: Metrics | None = None
+    warnings: tuple[str, ...] = ()
+    """What was read and means something else, or nothing, today; one sentence each, naming its line."""
