@@ -1,0 +1,194 @@
+"""Who a client is: the hash of its public key. API keys (private keys as one word), and certificates made of keys."""
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+from keswick import pem
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+# `cryptography` is imported inside functions: the server needs it only in development mode, the command line seldom.
+
+
+def identity_of(public_key_der: bytes) -> str:
+    """64 lower-case hex digits: the SHA-256 of a DER SubjectPublicKeyInfo."""
+    return hashlib.sha256(public_key_der).hexdigest()
+
+
+class APIKey:
+    """An Ed25519 private key as one word: `kes:v1:` and the base64 of a type byte (0) and the 32-byte seed."""
+
+    __slots__ = ("_seed",)
+
+    PREFIX = "kes:v1:"
+
+    def __init__(self, seed: bytes) -> None:
+        if len(seed) != 32:
+            raise ValueError("kes: invalid API key: invalid length")
+        self._seed = seed
+
+    @classmethod
+    def generate(cls) -> "APIKey":
+        return cls(os.urandom(32))
+
+    @classmethod
+    def parse(cls, text: str) -> "APIKey":
+        """The text may lack the prefix and have white space around it. ValueError, without the text, if it is none."""
+        try:
+            raw = base64.b64decode(text.strip().removeprefix(cls.PREFIX), validate=True)
+        except ValueError:
+            raise ValueError("kes: invalid API key: it is not base64") from None
+        if len(raw) != 33:
+            raise ValueError("kes: invalid API key: invalid length")
+        if raw[0] != 0:
+            raise ValueError("kes: invalid API key: unsupported type")
+        return cls(raw[1:])
+
+    @classmethod
+    def from_private_key(cls, der: bytes) -> "APIKey":
+        """`der`: an Ed25519 private key in PKCS#8. ValueError when it is something else."""
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+        try:
+            key = load_der_private_key(der, None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            key = None
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ValueError("unsupported private key. Only ed25519 private keys are supported")
+        return cls(key.private_bytes_raw())
+
+    @property
+    def text(self) -> str:
+        """The API key itself, a secret."""
+        return self.PREFIX + base64.b64encode(b"\0" + self._seed).decode()
+
+    @property
+    def identity(self) -> str:
+        return _identity_of_private_key(self.private_key())
+
+    def private_key(self) -> "Ed25519PrivateKey":
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+        return Ed25519PrivateKey.from_private_bytes(self._seed)
+
+    def __repr__(self) -> str:
+        return "APIKey(<redacted>)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, APIKey) and self._seed == other._seed
+
+    def __hash__(self) -> int:
+        return hash(self._seed)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """A certificate (DER) and its private key (DER, PKCS#8)."""
+
+    certificate: bytes = field(repr=False)
+    key: bytes = field(repr=False)
+    identity: str
+
+    @property
+    def certificate_pem(self) -> str:
+        return pem.encode("CERTIFICATE", self.certificate)
+
+    def key_pem(self, password: str | None = None) -> str:
+        """PKCS#8, encrypted when there is a password, which must not be empty."""
+        return pem.encode("PRIVATE KEY", self.key) if password is None else pem.encrypt(self.key, password)
+
+
+def certificate_for(api_key: APIKey) -> KeyPair:
+    """What a client with that API key shows to a server, made afresh and good for 90 days."""
+    return self_signed(api_key.identity, key=api_key, lifetime=timedelta(days=90), client=True)
+
+
+def self_signed(
+    subject: str,
+    *,
+    lifetime: timedelta,
+    key: APIKey | None = None,
+    dns: Iterable[str] = (),
+    ips: Iterable[str] = (),
+    client: bool = False,
+    server: bool = False,
+) -> KeyPair:
+    """A certificate signed by its own key, valid from now on.
+
+    `subject`: the common name, 1 to 64 characters. `key`: None makes a new P-256 key. `dns`, `ips`: the alternative
+    names. `client`, `server`: the extended key usages. ValueError names what cannot be in a certificate.
+    """
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    if not 1 <= len(subject) <= 64:
+        raise ValueError("a certificate's subject has 1 to 64 characters")
+    private_key = ec.generate_private_key(ec.SECP256R1()) if key is None else key.private_key()
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
+    now = datetime.now(UTC)
+    try:
+        end = now + lifetime
+    except OverflowError:
+        raise ValueError("a certificate cannot be valid for so long") from None
+    usages = [ExtendedKeyUsageOID.CLIENT_AUTH] * client + [ExtendedKeyUsageOID.SERVER_AUTH] * server
+    names: list[x509.GeneralName] = [x509.DNSName(_ascii(host)) for host in dns]
+    names += [x509.IPAddress(ip_address(ip)) for ip in ips]
+    builder = (
+        x509.CertificateBuilder()
+        .serial_number(x509.random_serial_number())
+        .issuer_name(name)
+        .subject_name(name)
+        .public_key(private_key.public_key())
+        .not_valid_before(now)
+        .not_valid_after(end)
+        .add_extension(
+            x509.KeyUsage(
+                digital_signature=True,
+                content_commitment=False,
+                key_encipherment=False,
+                data_encipherment=False,
+                key_agreement=False,
+                key_cert_sign=False,
+                crl_sign=False,
+                encipher_only=False,
+                decipher_only=False,
+            ),
+            critical=True,
+        )
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    certificate = builder.sign(private_key, hashes.SHA256() if key is None else None)
+    return KeyPair(
+        certificate.public_bytes(serialization.Encoding.DER),
+        private_key.private_bytes(
+            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ),
+        _identity_of_private_key(private_key),
+    )
+
+
+def _ascii(host: str) -> str:
+    if not host.isascii() or not host.strip():
+        raise ValueError(f"'{host}' is not a DNS name; write an international name in its ASCII form (xn--…)")
+    return host
+
+
+def _identity_of_private_key(key: "Ed25519PrivateKey | EllipticCurvePrivateKey") -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return identity_of(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
