@@ -4,9 +4,14 @@
 //! replies back, `seal` has the sealing primitives. No route, policy or key name is known here. The Python face is
 //! described in `src/keswick/_native.pyi`.
 
+mod process;
+mod seal;
+
 use pyo3::prelude::*;
 
 #[pymodule]
-fn _native(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    process::register(m)?;
+    seal::register(m)?;
     Ok(())
 }
