@@ -4,7 +4,7 @@ A store maps names to values (the text of a stored key) and looks at neither. It
 once. The server sorts, caches and parses; a store only keeps.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 
@@ -47,6 +47,9 @@ class KeyStore(Protocol):
 
     def list(self, prefix: str) -> Iterable[str]:
         """All names that begin with `prefix`, in any order."""
+
+    def warnings(self) -> Sequence[str]:
+        """What an operator should know about the store at the start, one sentence each, such as exposed key files."""
 
     def close(self) -> None:
         """Give back what is held. Idempotent."""
