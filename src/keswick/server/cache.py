@@ -1,0 +1,225 @@
+"""The key cache: parsed keys by name, so that the key store is asked once and not for every request.
+
+An entry lives `any` seconds from its insertion and `unused` seconds from its last use; 0 switches a limit off. What the
+store does not have, or what cannot be parsed, is never cached. Only the main thread changes the cache; any thread may
+look a key up, without a lock.
+
+Outages. The store is asked for its status every few seconds, and each fetch shows whether it answers, too. When it does
+not, and `offline` is set, the two limits pause: every entry that was alive when the store last answered is served until
+`offline` seconds after the outage was noticed; then it is gone. Some time passes before an outage is noticed. Therefore
+an entry that expires is not served any more, but kept until the store has answered once again; if it does not answer,
+the entry comes back. After the outage the two limits count as if there had been none.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+from keswick.keystore import KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
+
+K = TypeVar("K")
+
+PROBE_SECONDS = 10.0
+"""Between two probes of a store that answers, and the longest that an answer may take."""
+OUTAGE_PROBE_SECONDS = 1.0
+"""Between two probes of a store that does not answer."""
+
+
+class _Entry(Generic[K]):
+    __slots__ = ("inserted", "key", "used")
+
+    def __init__(self, key: K, now: float) -> None:
+        self.key = key
+        self.inserted = now
+        self.used = now
+
+
+class KeyCache(Generic[K]):
+    """`decode` makes a key of what the store holds. `any`, `unused` and `offline` are seconds.
+
+    Calls of `store`, which raises nothing but what its contract says, run in `executor`.
+    """
+
+    def __init__(
+        self,
+        store: KeyStore,
+        decode: Callable[[bytes], K],
+        *,
+        any: float,
+        unused: float,
+        offline: float,
+        executor: Executor,
+        clock: Callable[[], float] = time.monotonic,
+        probe_seconds: float = PROBE_SECONDS,
+    ) -> None:
+        self.hits = 0
+        self.misses = 0
+        self.store_error: KeyStoreError | None = None
+        """What the store failed with when it was last asked; None when it answered."""
+        self._store = store
+        self._decode = decode
+        self._executor = executor
+        self._clock = clock
+        self._probe_seconds = probe_seconds
+        self._entries: dict[str, _Entry[K]] = {}
+        self._fetches: dict[str, asyncio.Task[K]] = {}
+        self._answered = clock()
+        """The store was there at this moment or later."""
+        self._outage_noticed: float | None = None
+        self._probe_now = asyncio.Event()
+        self._status_call: asyncio.Future[float] | None = None
+        self.configure(any, unused, offline)
+
+    def configure(self, any: float, unused: float, offline: float) -> None:
+        """Change the limits; they apply to the entries that are there, too."""
+        self._any = any or math.inf
+        self._unused = unused or math.inf
+        self._offline = offline
+
+    # --- look-up, on any thread ---
+
+    def get(self, name: str) -> K | None:
+        """The key, if it is cached and alive. That is a use of it."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return None
+        now = self._clock()
+        if not self._alive(entry, now):
+            return None
+        entry.used = now
+        self.hits += 1
+        return entry.key
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _alive(self, entry: _Entry[K], now: float) -> bool:
+        noticed = self._outage_noticed
+        if noticed is not None and self._offline:
+            return now - max(noticed, entry.inserted) < self._offline and self._fresh(entry, self._answered)
+        return self._fresh(entry, now)
+
+    def _fresh(self, entry: _Entry[K], now: float) -> bool:
+        return now - entry.inserted < self._any and now - entry.used < self._unused
+
+    # --- the store's health ---
+
+    @property
+    def offline(self) -> bool:
+        """Whether the store did not answer, or answered wrongly, when it was last asked."""
+        return self._outage_noticed is not None
+
+    @property
+    def serves_offline(self) -> bool:
+        """Whether the store is away and cached keys outlive their limits because of it."""
+        noticed = self._outage_noticed
+        return noticed is not None and self._clock() - noticed < self._offline
+
+    # --- on the main thread ---
+
+    async def fetch(self, name: str) -> K:
+        """The key from the cache or else from the store, which is asked once however many wait.
+
+        Raises KeyNotFound, KeyStoreError, or what `decode` raises. One caller's cancellation does not touch the others.
+        """
+        key = self.get(name)
+        if key is not None:
+            return key
+        self.misses += 1
+        fetch = self._fetches.get(name)
+        if fetch is None:
+            fetch = asyncio.get_running_loop().create_task(self._load(name))
+            self._fetches[name] = fetch
+            fetch.add_done_callback(lambda done: self._end_fetch(name, done))
+        return await asyncio.shield(fetch)
+
+    def forget(self, name: str) -> None:
+        """Drop a key that was deleted. A fetch that is under way may not put it back, and no new caller joins it."""
+        self._entries.pop(name, None)
+        self._fetches.pop(name, None)
+
+    def clear(self) -> None:
+        """Forget all keys."""
+        self._entries.clear()
+        self._fetches.clear()
+
+    async def watch(self) -> None:
+        """Probe the store and drop what has expired, again and again until cancelled."""
+        while True:
+            self._probe_now.clear()
+            await self.probe()
+            self.sweep()
+            pause = min(OUTAGE_PROBE_SECONDS, self._probe_seconds) if self.offline else self._probe_seconds
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._probe_now.wait(), pause)
+
+    async def probe(self) -> None:
+        """Ask the store for its status. One that does not answer in time is away; it is not asked twice at once."""
+        asked = self._clock()
+        if self._status_call is None or self._status_call.done():
+            loop = asyncio.get_running_loop()
+            self._status_call = loop.run_in_executor(self._executor, self._store.status)
+            self._status_call.add_done_callback(_take_exception)
+        done, _ = await asyncio.wait([self._status_call], timeout=self._probe_seconds)
+        if not done:
+            self._notice_outage(KeyStoreUnreachable(f"the key store did not answer for {self._probe_seconds:g} s"))
+            return
+        try:
+            self._status_call.result()
+        except KeyStoreError as error:
+            self._notice_outage(error)
+        else:
+            self._answered = max(self._answered, asked)
+            self.store_error = None
+            self._outage_noticed = None
+
+    def sweep(self) -> None:
+        """Drop the entries that are dead for good."""
+        now = self._clock()
+        may_come_back = bool(self._offline) and not self.offline
+        for name, entry in list(self._entries.items()):
+            if not (self._fresh(entry, self._answered) if may_come_back else self._alive(entry, now)):
+                del self._entries[name]
+
+    def _notice_outage(self, error: KeyStoreError) -> None:
+        self.store_error = error
+        if self._outage_noticed is None:
+            self._outage_noticed = self._clock()
+            self._probe_now.set()
+
+    async def _load(self, name: str) -> K:
+        fetch = asyncio.current_task()
+        asked = self._clock()
+        try:
+            value = await asyncio.get_running_loop().run_in_executor(self._executor, self._store.get, name)
+        except KeyStoreUnreachable as error:
+            self._notice_outage(error)
+            key = self.get(name)
+            if key is None:
+                raise
+            return key
+        except KeyNotFound:
+            self._answered = max(self._answered, asked)
+            if self._fetches.get(name) is fetch:
+                self._entries.pop(name, None)
+            raise
+        self._answered = max(self._answered, asked)
+        key = self._decode(value)
+        if self._fetches.get(name) is fetch:
+            self._entries[name] = _Entry(key, self._clock())
+        return key
+
+    def _end_fetch(self, name: str, fetch: asyncio.Task[K]) -> None:
+        if self._fetches.get(name) is fetch:
+            del self._fetches[name]
+        _take_exception(fetch)
+
+
+def _take_exception(done: "asyncio.Future[Any]") -> None:
+    """All who waited may have gone: that is no forgotten error."""
+    if not done.cancelled():
+        done.exception()
