@@ -23,7 +23,7 @@ type Secret = Zeroizing<[u8; KEY]>;
 
 enum Cipher {
     /// With the HMAC key made ready once, because every text needs it.
-    Aes256(hmac::Key),
+    Aes256(Box<hmac::Key>),
     ChaCha20,
 }
 
@@ -42,7 +42,7 @@ impl SealingKey {
             return Err(PyValueError::new_err(format!("a key has {KEY} bytes, not {}", key.len())));
         }
         let cipher = match cipher {
-            "AES256" => Cipher::Aes256(hmac::Key::new(hmac::HMAC_SHA256, key)),
+            "AES256" => Cipher::Aes256(Box::new(hmac::Key::new(hmac::HMAC_SHA256, key))),
             "ChaCha20" => Cipher::ChaCha20,
             _ => return Err(PyValueError::new_err("the cipher is neither AES256 nor ChaCha20")),
         };

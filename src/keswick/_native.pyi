@@ -214,7 +214,7 @@ class SealingKey:
     def generate(self, associated_data: bytes) -> tuple[bytes, bytes]:
         """32 new random bytes, and the same sealed."""
     def open_2019(self, sealed: bytes, associated_data: bytes) -> bytes:
-        """As `open`, with the AES message key derived as the releases of 2019 did (spec: generation 0)."""
+        """As `open`, with the AES message key derived as the releases of 2019 did (docs/formats.md, generation 0)."""
 
 def hmac_sha256(key: bytes, message: bytes) -> bytes: ...
 

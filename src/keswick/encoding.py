@@ -54,11 +54,14 @@ def parse_rfc3339(text: str) -> int:
     """Nanoseconds after 1970 of an RFC 3339 time, as strict as Go's `time.Time.UnmarshalJSON`; digits past the ninth of
     the fraction are dropped. Raises ValueError.
     """
-    match = _RFC3339.fullmatch(text)
-    if not match:
-        raise ValueError("not an RFC 3339 time such as 2006-01-02T15:04:05Z")
-    time, fraction, sign, hours, minutes = match.groups()
-    seconds = (datetime.fromisoformat(time) - _EPOCH) // timedelta(seconds=1)
+    try:
+        match = _RFC3339.fullmatch(text)
+        if not match:
+            raise ValueError
+        time, fraction, sign, hours, minutes = match.groups()
+        seconds = (datetime.fromisoformat(time) - _EPOCH) // timedelta(seconds=1)
+    except ValueError:
+        raise ValueError("not an RFC 3339 time such as 2006-01-02T15:04:05Z") from None
     if sign:
         offset = int(hours) * 3600 + int(minutes) * 60
         seconds -= offset if sign == "+" else -offset

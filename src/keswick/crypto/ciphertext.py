@@ -6,8 +6,8 @@ It names neither key nor cipher. Older releases wrapped the same parts in an env
     {     JSON, v0.1 to v0.18 (generations 0 to 2): {"aead","id"?,"iv","nonce","bytes"}, the byte fields in base64
     0x95  MessagePack, v0.19 to 2024-01-11 (generations 3 and 4): an array of five, [algorithm, id, iv, nonce, C]
 
-The id, 16 bytes of SHA-256 of the key in hex, was never authenticated and is not looked at. Source: `spec` of the
-formats, checked against the output of every generation (tests/vectors/golden).
+The id, 16 bytes of SHA-256 of the key in hex, was never authenticated and is not looked at. Source: the
+output of every generation of the original (tests/vectors/golden).
 """
 
 from typing import Annotated, Literal, NamedTuple

@@ -37,7 +37,7 @@ class SecretKey:
 
     @classmethod
     def of(cls, key: bytes, algorithm: str, created_by: str) -> "SecretKey":
-        """A new key with the given 32 bytes and a random HMAC key. ValueError for another size or an unknown algorithm."""
+        """A new key of the given 32 bytes, with a random HMAC key. ValueError when size or algorithm is wrong."""
         now = rfc3339(time.time_ns())
         return cls(StoredKey(key, algorithm, os.urandom(KEY_SIZE), now, created_by))
 
@@ -47,7 +47,7 @@ class SecretKey:
         return cls(stored.decode(value))
 
     def encode(self) -> bytes:
-        """The stored key in today's form. Raises NoHMACKeyError for a key of an older form, which this form cannot hold."""
+        """The stored key in today's form, which cannot hold a key without an HMAC key: that raises NoHMACKeyError."""
         return stored.encode(self._stored)
 
     @property

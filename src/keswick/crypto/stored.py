@@ -12,7 +12,7 @@
         message Timestamp  { int64 seconds = 1; int32 nanos = 2; }
 
 E is what is written, the fields ascending and zero values left out, to the byte as the newest original does; all five
-are read. Source: `spec` of the formats, checked against the output of every generation (tests/vectors/golden).
+are read. Source: the output of every generation of the original (tests/vectors/golden).
 """
 
 import binascii
