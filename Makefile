@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 
 # The first Python that is new enough; PYTHON=/path/to/python3 chooses another.
+NEW_ENOUGH := -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
-	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+	$$python $(NEW_ENOUGH) && echo $$python && break; done)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -52,9 +53,9 @@ clean: ## remove what was built; the server's folder run/ stays
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 $(STAMPS)/venv:
-	@[ -n "$(PYTHON)" ] || { echo 'Python 3.11 or newer is needed, and none is on the PATH.' \
-		'Install it, or name it: make PYTHON=/path/to/python3'; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' || { echo 'This Python cannot make virtual environments.' \
+	@[ -n "$(PYTHON)" ] && $(PYTHON) $(NEW_ENOUGH) || { echo 'Python 3.11 or newer is needed, and' \
+		"$(or $(PYTHON),what is on the PATH) is not." 'Install it, or name it: make PYTHON=/path/to/python3'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo 'This Python cannot make virtual environments.' \
 		'On Debian and Ubuntu: apt install python3-venv'; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	@mkdir -p $(STAMPS) && touch $@
@@ -70,8 +71,9 @@ NATIVE_SOURCES := $(shell find native -type f) Cargo.toml Cargo.lock pyproject.t
 $(STAMPS)/native: $(NATIVE_SOURCES) $(STAMPS)/build $(STAMPS)/run
 	@command -v $${CC:-cc} >/dev/null || { echo 'A C compiler is needed, and there is no' "$${CC:-cc} on the PATH." \
 		'On Debian and Ubuntu: apt install gcc; on Fedora: dnf install gcc; on macOS: xcode-select --install'; exit 1; }
-	@command -v cargo >/dev/null || echo 'There is no cargo on the PATH: a Rust toolchain is fetched into the cache.'
+	@command -v cargo >/dev/null || echo 'There is no cargo on the PATH: maturin fetches a Rust toolchain into your cache.'
 	@echo 'Building the native part; the first time takes some minutes.'
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP_INSTALL) --no-build-isolation --no-deps --editable . || \
-		{ command -v cargo >/dev/null || echo 'Rust could not be fetched. Install 1.85 or newer: https://rustup.rs'; exit 1; }
+		{ command -v cargo >/dev/null || echo 'This was tried without cargo on the PATH.' \
+			'Install Rust 1.85 or newer (https://rustup.rs), then try again.'; exit 1; }
 	@touch $@

@@ -41,6 +41,9 @@ HERE = Path(__file__).resolve().parent
 LOAD = Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent / "target")) / "release" / "keswick-load"
 BIN = Path(sys.executable).parent
 
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""Of the servers. They may keep their compiled modules, as an installed package does; the first start makes them."""
+
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 PATIENCE = 15.0
 """Seconds that a server may take to come up or to go down."""
@@ -302,7 +305,7 @@ class Lab:
         """Returns when the server has answered its first request."""
         output = self._stack.enter_context((self.folder / f"output-{port}").open("w+"))
         with on_processor(self._server_processor) if pinned else contextlib.nullcontext():
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=ENVIRONMENT)
         self._stack.callback(end, process)
         server = Server(process, port)
         deadline = time.monotonic() + PATIENCE
