@@ -11,6 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+.NOTPARALLEL: # all install into one environment
 .PHONY: help run test check bench lock clean
 
 help: ## list the targets
@@ -34,7 +35,7 @@ check: $(STAMPS)/check ## lint, types, formats, locks, hygiene
 	@! git grep -nIE $(FOREIGN) -- . ':!Cargo.lock' || \
 		{ echo 'These lines name a path of one machine, or the host of a package registry.'; exit 1; }
 
-FOREIGN := '(^|[^A-Za-z0-9._-])/(work|farm|root)/|pypi[.]org|pythonhosted|(static|index)[.]crates[.]io|proxy[.]golang[.]org|registry[.]npmjs|repo1?[.]maven|deb[.]debian[.]org'
+FOREIGN := '(^|[^A-Za-z0-9._-])/(work|farm|root)/|pypi[.]org|python[h]osted|(static|index)[.]crates[.]io|proxy[.]golang[.]org|registry[.]npmjs|repo1?[.]maven|deb[.]debian[.]org'
 
 bench: $(STAMPS)/native $(STAMPS)/bench ## measure against nginx (BENCH_ARGS=--quick for a look)
 	cargo build --release --locked -p keswick-load
