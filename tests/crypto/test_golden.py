@@ -6,6 +6,7 @@ How an error becomes a status and a message is the server's affair; here it is a
 import base64
 
 import pytest
+
 from keswick.crypto import DecryptionError, KeyFormatError, NoHMACKeyError, SecretKey
 from support.golden import Case, cases
 
