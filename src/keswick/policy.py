@@ -52,13 +52,18 @@ def check(rule: str) -> None:
     _glob_regex(rule)
 
 
+def is_prefix(rule: str) -> bool:
+    """Whether an allow rule is read as a prefix: one trailing `*` is all it has of special characters."""
+    return rule.endswith("*") and _specials(rule) == "*"
+
+
 def readings_differ(rule: str) -> str | None:
     """A sentence that tells what each grammar matches, if they differ for this rule. Raises PatternError."""
     check(rule)
     special = _specials(rule)
     if not special:
         return None
-    if special == "*" and rule.endswith("*"):
+    if is_prefix(rule):
         return (
             f"as a prefix it matches every path that begins with {rule[:-1]!r}, as a glob its '*' stops at the next '/'"
         )
@@ -78,7 +83,7 @@ def _union(regexes: Iterable[str]) -> re.Pattern[str]:
 
 
 def _allow_regex(rule: str, globs_only: bool) -> str:
-    if not globs_only and _specials(rule) == "*" and rule.endswith("*"):
+    if is_prefix(rule) and not globs_only:
         return _prefix_regex(rule)
     return _glob_regex(rule)
 

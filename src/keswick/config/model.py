@@ -8,12 +8,13 @@ DEFAULT_PORT = 7373
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. The text names the file, the line and the key, and says what to write instead."""
+    """The configuration cannot be used. The text names file, line and key, and says what to write instead."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
     host: str = "0.0.0.0"  # noqa: S104 - the documented default: all interfaces
+    """Empty for all interfaces, those of IPv6 too."""
     port: int = DEFAULT_PORT
 
 
@@ -95,7 +96,11 @@ class MemoryStore:
 
 @dataclass(frozen=True, slots=True)
 class RemoteStore:
-    """A store over a network: its kind, such as `vault` or `aws.secretsmanager`, and its checked settings by dotted key."""
+    """A store over a network: its kind, such as `vault` or `aws.secretsmanager`, and its settings by dotted key.
+
+    They are checked and have their defaults; what is not set and has none is absent. A list is joined with spaces, a
+    duration is a number of seconds.
+    """
 
     kind: str
     settings: Mapping[str, str] = field(repr=False)

@@ -1,0 +1,313 @@
+"""A strict reader of YAML, in which a mistake cannot hide.
+
+A document is walked from its top section by the keys that a reader knows, so what it does not know is an error, never
+ignored. Scalars are taken as the text they are written in: `on`, `0777` and `1e3` are no booleans and numbers here.
+Every error names file, line and key. It shows what was written only where that cannot be a secret, and never what
+came from the environment.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import yaml
+
+from keswick.config.model import ConfigError
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LARGEST = 1 << 20  # bytes of a file
+_MOST_MERGES = 100  # `<<` keys of a file, so that a few nested lines cannot stand for millions
+_NULLS = frozenset(["", "~", "null", "Null", "NULL"])
+_TAG = "tag:yaml.org,2002:"
+_SCALAR_TAGS = frozenset(_TAG + name for name in ("str", "null", "bool", "int", "float", "timestamp", "merge", "value"))
+
+
+@dataclass(slots=True)
+class Source:
+    """The file that is read, and what was noticed on the way."""
+
+    file: str
+    warnings: list[str] = field(default_factory=list)
+    merges: int = 0
+
+    def error(self, line: int | None, text: str) -> ConfigError:
+        return ConfigError(f"{self.file}: {text}" if line is None else f"{self.file}: line {line}: {text}")
+
+    def warn(self, line: int, text: str) -> None:
+        self.warnings.append(f"{self.file}: line {line}: {text}")
+
+
+def read(path: str | os.PathLike[str]) -> tuple[Source, str]:
+    """The text of a file. Raises ConfigError when it cannot be had."""
+    source = Source(os.fspath(path))
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_LARGEST + 1)
+    except FileNotFoundError:
+        raise source.error(None, "there is no such file") from None
+    except IsADirectoryError:
+        raise source.error(None, "this is a folder, not a file") from None
+    except PermissionError:
+        raise source.error(None, "no permission to read this file") from None
+    except (OSError, ValueError) as failure:
+        raise source.error(None, f"the file cannot be read: {getattr(failure, 'strerror', None) or failure}") from None
+    if len(data) > _LARGEST:
+        raise source.error(None, f"the file is larger than {_LARGEST} bytes")
+    try:
+        return source, data.decode("utf-8-sig")
+    except UnicodeDecodeError as failure:
+        line = data.count(b"\n", 0, failure.start) + 1
+        raise source.error(line, "the file is not UTF-8 text") from None
+
+
+def parse(source: Source, text: str) -> "Section":
+    """The top section of the first document in `text`."""
+    try:
+        documents = yaml.compose_all(text, Loader=_LOADER)
+        top = next(documents, None)
+    except yaml.YAMLError as failure:
+        raise _syntax_error(source, text, failure) from None
+    except RecursionError:
+        raise source.error(None, "this is not a configuration: it is nested too deeply") from None
+    if top is None or _is_null(top):
+        raise source.error(None, "the file is empty")
+    if not isinstance(top, yaml.MappingNode):
+        raise source.error(
+            _line(top), "this is not a configuration: lines such as 'address: 0.0.0.0:7373' are expected"
+        )
+    try:
+        if next(documents, None) is not None:
+            source.warn(
+                _line(top), "only the first document of the file is read; what follows the line '---' is ignored"
+            )
+    except (yaml.YAMLError, RecursionError):
+        source.warn(_line(top), "only the first document of the file is read; what follows it is ignored")
+    return Section(source, "", _line(top), top)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A scalar: its text, and where it stands."""
+
+    source: Source = field(repr=False)
+    key: str
+    line: int
+    text: str = field(repr=False)
+    variable: str | None = None
+    """The environment variable that the text came from."""
+
+    def error(self, text: str) -> ConfigError:
+        return self.source.error(self.line, text)
+
+    @property
+    def shown(self) -> str:
+        """The text in quotes, or where it came from if that was the environment. Not for secrets."""
+        if self.variable is not None:
+            return f"the value of the environment variable {self.variable!r}"
+        return repr(shortened(self.text))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    line: int
+    node: yaml.Node
+
+
+class Section:
+    """A mapping with keys of text. A key without a value (`key:` or `key: null`) counts as absent."""
+
+    def __init__(self, source: Source, key: str, line: int, node: yaml.MappingNode | None) -> None:
+        self.source = source
+        self.key = key
+        """With dots, such as `tls.proxy`; empty at the top."""
+        self.line = line
+        self._entries = {} if node is None else self._read(node)
+
+    @property
+    def name(self) -> str:
+        return repr(self.key) if self.key else "the configuration"
+
+    def error(self, text: str) -> ConfigError:
+        return self.source.error(self.line if self.key else None, text)
+
+    def error_at(self, key: str, text: str) -> ConfigError:
+        """An error at the line of `key`."""
+        return self.source.error(self._entries[key].line, text)
+
+    def warn_at(self, key: str, text: str) -> None:
+        self.source.warn(self._entries[key].line, text)
+
+    def __iter__(self) -> Iterator[str]:
+        """All keys as written, those without a value too."""
+        return iter(self._entries)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries and not _is_null(self._entries[key].node)
+
+    def only(
+        self, *known: str, renamed: Mapping[str, str] | None = None, meaningless: Collection[str] = ()
+    ) -> "Section":
+        """Refuse every key that is not known. `renamed` tells what to write for keys of older releases; `meaningless`
+        ones have a warning only."""
+        for key, entry in self._entries.items():
+            if key in known:
+                continue
+            if key in meaningless:
+                self.warn_at(key, f"{self._child(key)!r} has no meaning any more and is ignored")
+            elif renamed and key in renamed:
+                raise self.source.error(entry.line, f"{key!r} is of an older form; in this form write {renamed[key]}")
+            else:
+                hint = nearest(key, known)
+                raise self.source.error(entry.line, f"unknown key {shortened(key)!r} in {self.name}{hint}")
+        return self
+
+    def is_section(self, key: str) -> bool:
+        return key in self._entries and isinstance(self._entries[key].node, yaml.MappingNode)
+
+    def section(self, key: str) -> "Section":
+        """The section under `key`; an empty one if it is absent."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return Section(self.source, self._child(key), self.line, None)
+        return self._section(key, entry)
+
+    def sections(self, key: str) -> list["Section"]:
+        """The list of sections under `key`; empty if it is absent."""
+        return [self._section(key, entry) for entry in self._list(key, "'- name: …'")]
+
+    def value(self, key: str, *, expand: bool = True) -> Value | None:
+        """The scalar under `key`, or None if it is absent. `expand`: take `${NAME}` from the environment."""
+        entry = self._entries.get(key)
+        if entry is None or _is_null(entry.node):
+            return None
+        return self._value(key, entry, expand)
+
+    def required(self, key: str, hint: str = "") -> Value:
+        """The scalar under `key`, which must be there and not be empty."""
+        value = self.value(key)
+        if value is None or not value.text:
+            missing = f"{self._child(key)!r} is missing{hint and f': {hint}'}"
+            if value is None:
+                raise self.error(missing)
+            empty = f" (the environment variable {value.variable!r} is empty)" if value.variable is not None else ""
+            raise value.error(missing + empty)
+        return value
+
+    def values(self, key: str, *, expand: bool = True) -> list[Value]:
+        """The list of scalars under `key`; empty if it is absent."""
+        return [self._value(key, entry, expand) for entry in self._list(key, "'- …'")]
+
+    def _child(self, key: str) -> str:
+        return f"{self.key}.{key}" if self.key else key
+
+    def _section(self, key: str, entry: Entry) -> "Section":
+        if _is_null(entry.node):
+            return Section(self.source, self._child(key), entry.line, None)
+        if not isinstance(entry.node, yaml.MappingNode):
+            raise self.source.error(
+                entry.line, f"{self._child(key)!r} must hold keys with values, not {_kind(entry.node)}"
+            )
+        return Section(self.source, self._child(key), entry.line, entry.node)
+
+    def _list(self, key: str, example: str) -> list[Entry]:
+        entry = self._entries.get(key)
+        if entry is None or _is_null(entry.node):
+            return []
+        if not isinstance(entry.node, yaml.SequenceNode):
+            text = f"{self._child(key)!r} must be a list, with lines such as {example}, not {_kind(entry.node)}"
+            raise self.source.error(entry.line, text)
+        return [Entry(_line(node), node) for node in entry.node.value]
+
+    def _value(self, key: str, entry: Entry, expand: bool) -> Value:
+        node, line, key = entry.node, entry.line, self._child(key)
+        if not isinstance(node, yaml.ScalarNode):
+            raise self.source.error(line, f"{key!r} must be a single value, not {_kind(node)}")
+        if node.tag not in _SCALAR_TAGS:
+            raise self.source.error(line, f"the value of {key!r} has a tag; if its '!' is meant, put it in quotes")
+        if _is_null(node):
+            raise self.source.error(line, f"an entry of {key!r} is empty")
+        text = node.value
+        stripped = text.strip()
+        if not expand or not (stripped.startswith("${") and stripped.endswith("}")):
+            return Value(self.source, key, line, text)
+        variable = stripped[2:-1].strip()
+        try:
+            text = os.environ.get(variable)
+            if text is not None:
+                text.encode()
+        except UnicodeEncodeError:
+            message = f"the environment variable {variable!r}, for {key!r}, is not UTF-8 text"
+            raise self.source.error(line, message) from None
+        if text is None:
+            raise self.source.error(line, f"the environment variable {shortened(variable)!r}, for {key!r}, is not set")
+        return Value(self.source, key, line, text, variable)
+
+    def _read(self, node: yaml.MappingNode) -> dict[str, Entry]:
+        entries: dict[str, Entry] = {}
+        merged: list[yaml.Node] = []
+        for key_node, value_node in node.value:
+            line = _line(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise self.source.error(line, f"a key in {self.name} must be plain text, not {_kind(key_node)}")
+            key = key_node.value
+            if key_node.tag == _TAG + "merge":
+                merged.append(value_node)
+            elif key in entries:
+                text = f"the key {shortened(key)!r} stands already in line {entries[key].line}"
+                raise self.source.error(line, text)
+            else:
+                entries[key] = Entry(line, value_node)
+        for value_node in merged:
+            self._merge(entries, value_node)
+        return entries
+
+    def _merge(self, entries: dict[str, Entry], node: yaml.Node) -> None:
+        """`<<: *anchor`: the keys of another mapping, where they are not given here."""
+        for other in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            if not isinstance(other, yaml.MappingNode):
+                raise self.source.error(_line(node), "after '<<:' the anchor of a mapping is expected")
+            self.source.merges += 1
+            if self.source.merges > _MOST_MERGES:
+                raise self.source.error(_line(node), f"there are more than {_MOST_MERGES} merges ('<<') in the file")
+            for key, entry in self._read(other).items():
+                entries.setdefault(key, entry)
+
+
+def shortened(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def nearest(text: str, known: Collection[str]) -> str:
+    """`; did you mean '…'?`, or nothing when none of the known words is near."""
+    matches = difflib.get_close_matches(shortened(text), list(known), 1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def _is_null(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null" and node.value in _NULLS
+
+
+def _line(node: yaml.Node) -> int:
+    line: int = node.start_mark.line
+    return line + 1
+
+
+def _kind(node: yaml.Node) -> str:
+    if isinstance(node, yaml.MappingNode):
+        return "keys with values"
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
+
+
+def _syntax_error(source: Source, text: str, failure: yaml.YAMLError) -> ConfigError:
+    mark = getattr(failure, "problem_mark", None)
+    if mark is None:  # a control character
+        return source.error(None, "this is not YAML: the file contains control characters")
+    line = text.split("\n")[mark.line : mark.line + 1]
+    problem = getattr(failure, "problem", None) or "it cannot be understood"
+    if line and line[0][mark.column : mark.column + 1] == "\t":
+        problem = "a tab; indent with spaces"
+    elif re.search("undefined alias|undefined tag|duplicate anchor", problem):  # do not repeat what may be a password
+        problem = "a value that begins with '*', '&' or '!' must stand in quotes"
+    return source.error(mark.line + 1, f"column {mark.column + 1}: this is not YAML: {problem}")

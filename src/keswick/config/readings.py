@@ -1,0 +1,21 @@
+"""Where the two readings of a policy rule differ; `kes server --check` prints it."""
+
+from keswick.config.model import Config
+from keswick.policy import is_prefix, readings_differ
+
+
+def differing_rules(config: Config) -> list[str]:
+    """A sentence for every rule that the releases before and since October 2023 read differently."""
+    return [
+        f"policy {name!r}, {kind} rule {rule!r}: {difference}; {_used(kind, rule)}"
+        for name, policy in config.policies.items()
+        for kind, rules in (("allow", policy.allow), ("deny", policy.deny))
+        for rule in rules
+        if (difference := readings_differ(rule)) is not None
+    ]
+
+
+def _used(kind: str, rule: str) -> str:
+    if kind == "deny":
+        return "what either matches is refused"
+    return "it is read as a prefix" if is_prefix(rule) else "it is read as a glob"

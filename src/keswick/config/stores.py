@@ -1,0 +1,215 @@
+"""The sections of the key stores: which keys each has, which it needs, which exclude each other.
+
+A store over a network is described by a shape, a table of its keys, and ends as a RemoteStore with settings by dotted
+key, such as `approle.secret`. A key that is not set and has no default is not among them; a list is joined with spaces;
+a duration is a number of seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from keswick.config import duration
+from keswick.config.document import Section, Value, nearest, shortened
+from keswick.config.model import FSStore, KeyStoreSection, RemoteStore
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What may stand in a section. `required` may name sections, too."""
+
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    defaults: Mapping[str, str] = field(default_factory=dict)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The values that a key may have."""
+    durations: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
+    meaningless: tuple[str, ...] = ()
+    """Keys of older releases."""
+    sections: "Mapping[str, Shape]" = field(default_factory=dict)
+    together: tuple[str, ...] = ()
+    """Keys of which all or none are set."""
+    methods: tuple[str, ...] = ()
+    """Sections of which at most one may stand: ways to log in."""
+    must_log_in: bool = False
+    """Whether one of them must stand."""
+
+    def keys(self) -> tuple[str, ...]:
+        return (*self.required, *self.optional, *self.defaults, *self.lists, *self.sections)
+
+
+_CA = Shape(optional=("ca",))
+
+_SHAPES: dict[str, Shape] = {
+    "vault": Shape(
+        required=("endpoint",),
+        optional=("namespace", "prefix"),
+        defaults={"engine": "kv", "version": "v1"},
+        choices={"version": ("v1", "v2")},
+        sections={
+            "approle": Shape(
+                required=("id", "secret"),
+                optional=("namespace",),
+                defaults={"engine": "approle"},
+                meaningless=("retry",),
+            ),
+            "kubernetes": Shape(
+                required=("role", "jwt"),
+                optional=("namespace",),
+                defaults={"engine": "kubernetes"},
+                meaningless=("retry",),
+            ),
+            "transit": Shape(required=("key",), defaults={"engine": "transit"}),
+            "tls": Shape(optional=("key", "cert", "ca"), together=("key", "cert")),
+            "status": Shape(defaults={"ping": "10.0"}, durations=("ping",)),
+        },
+        methods=("approle", "kubernetes"),
+        must_log_in=True,
+    ),
+    "fortanix.sdkms": Shape(
+        required=("endpoint", "credentials"),
+        optional=("group_id",),
+        sections={"credentials": Shape(required=("key",)), "tls": _CA},
+    ),
+    "gemalto.keysecure": Shape(
+        required=("endpoint", "credentials"),
+        sections={
+            "credentials": Shape(required=("token",), optional=("domain",), meaningless=("retry",)),
+            "tls": _CA,
+        },
+    ),
+    "gcp.secretmanager": Shape(
+        required=("project_id",),
+        defaults={"endpoint": "secretmanager.googleapis.com:443"},
+        lists=("scopes",),
+        sections={
+            "credentials": Shape(
+                optional=("client_email", "client_id", "private_key_id", "private_key"),
+                together=("client_email", "client_id", "private_key_id", "private_key"),
+            )
+        },
+    ),
+    "aws.secretsmanager": Shape(
+        required=("endpoint", "region"),
+        optional=("kmskey",),
+        sections={
+            "credentials": Shape(
+                optional=("accesskey", "secretkey", "token"),
+                together=("accesskey", "secretkey"),
+            )
+        },
+    ),
+    "azure.keyvault": Shape(
+        required=("endpoint",),
+        sections={
+            "credentials": Shape(required=("tenant_id", "client_id", "client_secret")),
+            "managed_identity": Shape(required=("client_id",)),
+        },
+        methods=("credentials", "managed_identity"),
+    ),
+    "entrust.keycontrol": Shape(
+        required=("endpoint", "vault_id", "box_id", "credentials"),
+        sections={"credentials": Shape(required=("username", "password")), "tls": _CA},
+    ),
+}
+
+KINDS = ("fs", *_SHAPES)
+_GONE = {
+    "kes": "a KES server as the key store of another was removed in 2023",
+    "generic": "plugins as key stores were removed in 2023",
+}
+
+
+def read(section: Section) -> KeyStoreSection:
+    """The one store of a `keystore` section. Raises ConfigError."""
+    found: dict[str, Section] = {}
+    vendors = {kind.partition(".")[0] for kind in KINDS}
+    for key in section:
+        if key in _GONE:
+            raise section.error_at(key, f"the key store {key!r} no longer exists: {_GONE[key]}; use one of {_listed()}")
+        if key not in vendors:
+            hint = nearest(key, vendors) or f"; there are {_listed()}"
+            raise section.error_at(key, f"unknown key store {shortened(key)!r}{hint}")
+        if key not in section:
+            continue
+        if key in KINDS:
+            found[key] = section.section(key)
+            continue
+        (product,) = (kind.partition(".")[2] for kind in KINDS if kind.startswith(key + "."))
+        vendor = section.section(key).only(product)
+        if product not in vendor:
+            raise section.error_at(key, f"'keystore.{key}' holds no key store; write the settings below '{product}:'")
+        found[f"{key}.{product}"] = vendor.section(product)
+    if not found:
+        raise section.error(
+            "no key store is configured; write for example 'keystore: {fs: {path: /var/lib/kes/keys}}', or run "
+            "'kes server --dev' to try things out with keys that are kept in memory only"
+        )
+    if len(found) > 1:
+        first, second, *_ = found
+        raise found[second].error(f"more than one key store is configured: {first!r} and {second!r}; keep one of them")
+    ((kind, store),) = found.items()
+    if kind == "fs":
+        return FSStore(store.only("path").required("path", "name the folder that holds the keys").text)
+    return RemoteStore(kind, _settings(store, _SHAPES[kind]))
+
+
+def _listed() -> str:
+    return ", ".join(KINDS)
+
+
+def _settings(section: Section, shape: Shape) -> dict[str, str]:
+    section.only(*shape.keys(), meaningless=shape.meaningless)
+    settings = dict(shape.defaults)
+    for key in shape.required:
+        if key not in shape.sections:
+            settings[key] = section.required(key).text
+        elif key not in section:
+            raise section.error(f"'{section.key}.{key}' is missing")
+    for key in (*shape.optional, *shape.defaults):
+        value = section.value(key)
+        if value is not None and value.text:
+            settings[key] = _setting(key, value, shape)
+    for key in shape.lists:
+        if entries := [value.text for value in section.values(key)]:
+            settings[key] = " ".join(entries)
+    _check_together(section, shape, settings)
+    _check_methods(section, shape)
+    for key, inner in shape.sections.items():
+        if key in section:
+            settings |= {f"{key}.{name}": text for name, text in _settings(section.section(key), inner).items()}
+        elif not inner.required:
+            settings |= {f"{key}.{name}": text for name, text in inner.defaults.items()}
+    return settings
+
+
+def _setting(key: str, value: Value, shape: Shape) -> str:
+    if key in shape.choices and value.text not in shape.choices[key]:
+        raise value.error(f"{value.key!r} must be {' or '.join(map(repr, shape.choices[key]))}, not {value.shown}")
+    if key not in shape.durations:
+        return value.text
+    try:
+        seconds = duration.parse(value.text)
+    except ValueError as failure:
+        raise value.error(f"{value.key!r}: {failure}") from None
+    if seconds <= 0:
+        raise value.error(f"{value.key!r} must be longer than nothing")
+    return str(seconds)
+
+
+def _check_together(section: Section, shape: Shape, settings: Mapping[str, str]) -> None:
+    given = [key for key in shape.together if key in settings]
+    missing = [key for key in shape.together if key not in settings]
+    if given and missing:
+        raise section.error(
+            f"'{section.key}.{missing[0]}' is missing: it goes together with '{section.key}.{given[0]}'"
+        )
+
+
+def _check_methods(section: Section, shape: Shape) -> None:
+    ways = [f"'{section.key}.{key}'" for key in shape.methods]
+    given = [key for key in shape.methods if key in section]
+    if len(given) > 1:
+        raise section.error(f"more than one way to log in is configured: {' and '.join(ways)}; keep one of them")
+    if shape.must_log_in and not given:
+        raise section.error(f"no way to log in is configured; add {' or '.join(ways)}")
