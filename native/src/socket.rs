@@ -1,0 +1,227 @@
+//! The bytes of one connection: a TCP socket that can move from one runtime to another, with or without TLS over it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use crate::activity::{Activity, Demand};
+use crate::limits::{Lingerer, Shared};
+
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// How long a closed connection waits for its client to have read the last answer. Without that, bytes of the client
+/// that nobody read make the kernel reset the connection, and the answer is lost.
+const LINGER: Duration = Duration::from_secs(2);
+
+enum State {
+    /// In use on a runtime.
+    Live(TcpStream),
+    /// On the way to another runtime.
+    Parked(std::net::TcpStream),
+    Gone,
+}
+
+pub struct Socket {
+    state: State,
+    shared: Arc<Shared>,
+    /// Known once the connection is made.
+    activity: Option<Arc<Activity>>,
+    /// The client has closed its side, or the connection is broken.
+    ended: bool,
+}
+
+impl Socket {
+    pub fn new(stream: TcpStream, shared: Arc<Shared>) -> Self {
+        // A socket that refuses an option still works.
+        let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream)
+            .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4));
+        Self { state: State::Live(stream), shared, activity: None, ended: false }
+    }
+
+    /// Takes the socket off its runtime.
+    fn park(&mut self) -> io::Result<()> {
+        if let State::Live(stream) = std::mem::replace(&mut self.state, State::Gone) {
+            self.state = State::Parked(stream.into_std()?);
+        }
+        Ok(())
+    }
+
+    /// Puts the socket on the runtime of the caller.
+    fn unpark(&mut self, activity: Arc<Activity>) -> io::Result<()> {
+        self.activity = Some(activity);
+        if let State::Parked(stream) = std::mem::replace(&mut self.state, State::Gone) {
+            self.state = State::Live(TcpStream::from_std(stream)?);
+        }
+        Ok(())
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        match &mut self.state {
+            State::Live(stream) => Ok(Pin::new(stream)),
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn wrote<T>(&mut self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(_)) = result {
+            self.ended = true;
+        }
+        if let Some(activity) = &self.activity {
+            activity.blocked(result.is_pending());
+        }
+        result
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = self.stream()?.poll_read(cx, buf);
+        match &result {
+            Poll::Ready(Ok(())) if buf.filled().len() > before => {
+                if let Some(activity) = &self.activity {
+                    activity.received();
+                }
+            }
+            Poll::Ready(_) => self.ended = true,
+            Poll::Pending => {}
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = self.stream()?.poll_write(cx, buf);
+        self.wrote(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = self.stream()?.poll_write_vectored(cx, bufs);
+        self.wrote(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_shutdown(cx)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let State::Live(stream) = std::mem::replace(&mut self.state, State::Gone) else { return };
+        if self.activity.as_ref().is_some_and(|activity| activity.demand() == Demand::Cut) {
+            // The client takes nothing: the kernel should not go on offering it for minutes.
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            return;
+        }
+        if self.ended {
+            return;
+        }
+        if let (Ok(runtime), Some(lingerer)) = (tokio::runtime::Handle::try_current(), Lingerer::take(&self.shared)) {
+            runtime.spawn(linger(stream, lingerer));
+        }
+    }
+}
+
+async fn linger(mut stream: TcpStream, _lingerer: Lingerer) {
+    let read_to_end = async {
+        let mut void = [0; 4096];
+        stream.shutdown().await?;
+        while stream.read(&mut void).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(LINGER, read_to_end).await;
+}
+
+/// What HTTP is spoken over.
+pub enum Transport {
+    Plain(Socket),
+    Tls(Box<TlsStream<Socket>>),
+}
+
+impl Transport {
+    fn socket(&mut self) -> &mut Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_mut().0,
+        }
+    }
+
+    /// Takes the socket off its runtime.
+    pub fn park(&mut self) -> io::Result<()> {
+        self.socket().park()
+    }
+
+    /// Puts the socket on the runtime of the caller.
+    pub fn unpark(&mut self, activity: Arc<Activity>) -> io::Result<()> {
+        self.socket().unpark(activity)
+    }
+}
+
+/// `$call` on the stream inside, whichever it is.
+macro_rules! inside {
+    ($transport:expr, $stream:ident => $call:expr) => {
+        match $transport.get_mut() {
+            Self::Plain($stream) => {
+                let $stream = Pin::new($stream);
+                $call
+            }
+            Self::Tls($stream) => {
+                let $stream = Pin::new($stream.as_mut());
+                $call
+            }
+        }
+    };
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        inside!(self, stream => stream.poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        inside!(self, stream => stream.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        inside!(self, stream => stream.poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        inside!(self, stream => stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        inside!(self, stream => stream.poll_shutdown(cx))
+    }
+}
