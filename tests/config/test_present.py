@@ -348,6 +348,10 @@ MISTAKES = [
     ("\nadress: x", "line 2: unknown key 'adress' in the configuration; did you mean 'address'?"),
     ("zzz: x", "line 1: unknown key 'zzz' in the configuration"),
     (ADMIN + "tls: {key: k, cert: c, pasword: hunter2}", "unknown key 'pasword' in 'tls'; did you mean 'password'?"),
+    (
+        ADMIN + "tls: {key: k, cert: c, password:hunter2}",
+        "unknown key 'password' in 'tls'; write a space after its ':'",
+    ),
     ("address: a\naddress: b", "line 2: the key 'address' stands already in line 1"),
     (ADMIN + "root: x", "line 2: 'root' is of an older form; in this form write 'admin: {identity: …}'"),
     ("[a]: b", "line 1: a key in the configuration must be plain text, not a list"),
@@ -534,8 +538,8 @@ def test_mistakes(tmp_path: Path, text: str, message: str) -> None:
         (LEAST + "api: {/v1/key/bulk/decrypt/: {skip_auth: on}}", "line 4: the path '/v1/key/bulk/decrypt/' in 'api'"),
         (LEAST + "policy: {p: {allow: [v1/ready]}}", "line 4: the rule 'v1/ready' in 'policy.p.allow' matches nothing"),
         (LEAST + "policy: {p: {deny: ['']}}", "line 4: the rule '' in 'policy.p.deny' matches nothing"),
-        (LEAST + "---\nmore: x", "line 1: only the first document of the file is read"),
-        (LEAST + "---\nmore: [", "line 1: only the first document of the file is read"),
+        (LEAST + "---\nmore: x", "line 4: only the first document of the file is read"),
+        (LEAST + "---\nmore: [", "line 4: only the first document of the file is read"),
         (
             ADMIN + TLS_FILES + "keystore: {vault: {endpoint: e, approle: {id: i, secret: s, retry: 5s}}}",
             "line 3: 'keystore.vault.approle.retry' has no meaning any more and is ignored",
@@ -602,7 +606,9 @@ policy:
         ("admin: \x07", "the file contains control characters"),
         ("admin: &a {<<: *a}", "there are more than 100 merges"),
         ("<<: 1\n", "line 1: after '<<:' the anchor of a mapping is expected"),
-        ("admin: " + "[" * 2000 + "]" * 2000, ": "),
+        ("admin: " + "[" * 100_000, "line 1: this is not a configuration: it is nested more than 32 levels deep"),
+        ("- " * 100_000, "it is nested more than 32 levels deep"),
+        ("? " * 100_000, "it is nested more than 32 levels deep"),
         (LEAST + "keys: &k [*k]", "'keys' must hold keys with values, not a list"),
     ],
 )

@@ -18,6 +18,7 @@ from keswick.config.model import ConfigError
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LARGEST = 1 << 20  # bytes of a file
+_DEEPEST = 32  # levels of sections and lists in each other
 _MOST_MERGES = 100  # `<<` keys of a file, so that a few nested lines cannot stand for millions
 _NULLS = frozenset(["", "~", "null", "Null", "NULL"])
 _TAG = "tag:yaml.org,2002:"
@@ -65,26 +66,34 @@ def read(path: str | os.PathLike[str]) -> tuple[Source, str]:
 def parse(source: Source, text: str) -> "Section":
     """The top section of the first document in `text`."""
     try:
-        documents = yaml.compose_all(text, Loader=_LOADER)
-        top = next(documents, None)
+        _check_events(source, text)
+        top = next(yaml.compose_all(text, Loader=_LOADER), None)
     except yaml.YAMLError as failure:
         raise _syntax_error(source, text, failure) from None
-    except RecursionError:
-        raise source.error(None, "this is not a configuration: it is nested too deeply") from None
     if top is None or _is_null(top):
         raise source.error(None, "the file is empty")
     if not isinstance(top, yaml.MappingNode):
-        raise source.error(
-            _line(top), "this is not a configuration: lines such as 'address: 0.0.0.0:7373' are expected"
-        )
-    try:
-        if next(documents, None) is not None:
-            source.warn(
-                _line(top), "only the first document of the file is read; what follows the line '---' is ignored"
-            )
-    except (yaml.YAMLError, RecursionError):
-        source.warn(_line(top), "only the first document of the file is read; what follows it is ignored")
+        example = "lines such as 'address: 0.0.0.0:7373' are expected"
+        raise source.error(_line(top), f"this is not a configuration: {example}")
     return Section(source, "", _line(top), top)
+
+
+def _check_events(source: Source, text: str) -> None:
+    """Look at the first document before nodes are made of it, which takes stack for every level."""
+    depth = documents = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        line = _line(event)
+        if isinstance(event, yaml.DocumentStartEvent):
+            documents += 1
+            if documents == 2:
+                source.warn(line, "only the first document of the file is read; what begins here is ignored")
+                return
+        elif isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _DEEPEST:
+                raise source.error(line, f"this is not a configuration: it is nested more than {_DEEPEST} levels deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +168,9 @@ class Section:
             elif renamed and key in renamed:
                 raise self.source.error(entry.line, f"{key!r} is of an older form; in this form write {renamed[key]}")
             else:
-                hint = nearest(key, known)
-                raise self.source.error(entry.line, f"unknown key {shortened(key)!r} in {self.name}{hint}")
+                word, colon, _ = key.partition(":")  # what follows a colon without a space may be a secret
+                hint = "; write a space after its ':'" if colon else nearest(word, known)
+                raise self.source.error(entry.line, f"unknown key {shortened(word)!r} in {self.name}{hint}")
         return self
 
     def is_section(self, key: str) -> bool:
@@ -289,9 +299,8 @@ def _is_null(node: yaml.Node) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null" and node.value in _NULLS
 
 
-def _line(node: yaml.Node) -> int:
-    line: int = node.start_mark.line
-    return line + 1
+def _line(part: yaml.Node | yaml.Event) -> int:
+    return part.start_mark.line + 1 if part.start_mark else 1
 
 
 def _kind(node: yaml.Node) -> str:
