@@ -18,7 +18,13 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 15
 
 run: $(STAMPS)/native ## build, and start a server whose keys survive in the folder run/ (RUN_ARGS go to kes server)
-	@if [ -d run ]; then $(BIN)/kes init run --show; else $(BIN)/kes init run; fi
+	@[ -e run/config.yaml ] || $(BIN)/kes init run >/dev/null
+	@echo 'Call the server from another shell:'
+	@echo
+	@echo '    export PATH="$(CURDIR)/$(BIN):$$PATH" KES_CA_FILE="$(CURDIR)/run/server.crt"'
+	@echo '    export KES_API_KEY="$$(cat "$(CURDIR)/run/admin.apikey")"'
+	@echo '    kes key create my-key'
+	@echo
 	@$(BIN)/kes server --config run/config.yaml $(RUN_ARGS)
 
 test: $(STAMPS)/native $(STAMPS)/test ## build, and run the tests (PYTEST_ARGS go to pytest)

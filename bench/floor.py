@@ -15,7 +15,7 @@ from keswick import _native
 REPLY_BODY = b'{"plaintext":"%s","ciphertext":"%s"}' % (b"p" * 44, b"c" * 112)
 """As long as the answer to a generate request."""
 
-REPLY: _native.Reply = (200, _native.Headers([("Content-Type", "application/json")]), REPLY_BODY)
+REPLY = (200, _native.Headers([("Content-Type", "application/json")]), REPLY_BODY)
 
 
 def main() -> None:
