@@ -1,0 +1,63 @@
+"""What `kes server` prints once the port is bound, in the shape that scripts of the original's users know."""
+
+import platform
+import sys
+
+import keswick
+from keswick.config import Config
+
+from .addresses import to_reach
+from .handlers.system import COMMIT, architecture
+
+
+def banner(
+    config: Config, store: str, address: tuple[str, int], *, memory_locked: bool, api_key: str | None = None
+) -> str:
+    host, port = address
+    runtime = f"python{platform.python_version()} {platform.system().lower()}/{architecture()}"
+    rows = [
+        ("Version", f"{keswick.__version__:<24}commit={COMMIT}"),
+        ("Runtime", f"{runtime:<24}implementation={sys.implementation.name}"),
+        ("License", "Apache-2.0"),
+        ("", ""),
+        ("KMS", store),
+        *_listed("API", [f"· https://{reached}:{port}" for reached in to_reach(host)]),
+        ("", ""),
+        *([("API Key", api_key)] if api_key else []),
+        ("Admin", config.admin if _is_hex(config.admin) else "<disabled>"),
+        ("Clients", _clients(config)),
+        ("Form", "2025"),
+        *_listed("Logs", _logs(config)),
+        *([("MLock", "enabled")] if memory_locked else []),
+    ]
+    lines = [f"{label:<12}{text}".rstrip() for label, text in rows]
+    return "\n".join([*lines, "", "=> Server is up and running...", ""])
+
+
+def _listed(label: str, texts: list[str]) -> list[tuple[str, str]]:
+    return [(label if index == 0 else "", text) for index, text in enumerate(texts)]
+
+
+def _is_hex(identity: str) -> bool:
+    try:
+        return bool(bytes.fromhex(identity))
+    except ValueError:
+        return False
+
+
+def _clients(config: Config) -> str:
+    if config.tls is not None and config.tls.auth:
+        return "certificates are verified"
+    return "certificates are demanded, not verified; policies apply"
+
+
+def _logs(config: Config) -> list[str]:
+    logs = [("error", "stderr", config.log.error), ("audit", "stdout", config.log.audit)]
+    return [f"{name}={target} level={_level(level)}" for name, target, level in logs if name == "error" or level <= 0]
+
+
+def _level(level: int) -> str:
+    for base, name in ((8, "ERROR"), (4, "WARN"), (0, "INFO")):
+        if level >= base:
+            return "OFF" if level >= 1 << 30 else name + (f"+{level - base}" if level > base else "")
+    return "DEBUG" + (f"+{level + 4}" if level > -4 else "")

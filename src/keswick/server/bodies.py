@@ -1,0 +1,100 @@
+"""Request bodies: JSON objects whose byte fields are base64, read as leniently as the original reads them.
+
+Two decoders stand behind `decode`. The strict one is fast and takes what clients send nearly always. Whatever it
+refuses goes to the lenient one, which decides: field names match in any case, unknown fields and anything behind the
+first JSON value are ignored, null is absence, and CR and LF inside base64 are skipped. The strict one must refuse
+unknown fields, else a field in another case would decode as absent and an empty text would be sealed.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import msgspec
+
+from keswick.encoding import b64decode_go
+
+
+class _Body(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    pass
+
+
+class Generate(_Body):
+    context: bytes = b""
+
+
+class Encrypt(_Body):
+    plaintext: bytes = b""
+    context: bytes = b""
+
+
+class Decrypt(_Body):
+    ciphertext: bytes = b""
+    context: bytes = b""
+
+
+class HMAC(_Body):
+    message: bytes = b""
+
+
+class Import(_Body):
+    """`key` and `cipher` since October 2023, `bytes` and `algorithm` before."""
+
+    key: bytes = b""
+    cipher: str = ""
+    bytes: bytes | None = None
+    algorithm: str = ""
+
+
+Body = TypeVar("Body", bound=_Body)
+
+_strict: dict[type[_Body], Callable[[bytes], Any]] = {
+    model: msgspec.json.Decoder(model).decode for model in (Generate, Encrypt, Decrypt, HMAC, Import)
+}
+_strict_bulk = msgspec.json.Decoder(list[Decrypt]).decode
+_BYTE_FIELDS = frozenset({"context", "plaintext", "ciphertext", "message", "key", "bytes"})
+
+
+def decode(model: type[Body], body: bytes) -> Body:
+    """The body as `model`. Raises ValueError when it is not such an object."""
+    try:
+        return cast(Body, _strict[model](body))
+    except ValueError:  # msgspec's errors are ValueErrors, and so is a text that is not UTF-8
+        return _from_value(model, _first_value(body))
+
+
+def decode_bulk(body: bytes) -> list[Decrypt]:
+    """An array of what decrypt takes, for bulk decrypt."""
+    try:
+        return _strict_bulk(body)
+    except ValueError:
+        value = _first_value(body)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise ValueError("not an array") from None
+        return [_from_value(Decrypt, item) for item in value]
+
+
+def _first_value(body: bytes) -> Any:
+    text = body.decode("utf-8", "replace").lstrip(" \t\r\n")
+    try:
+        return json.JSONDecoder().raw_decode(text)[0]
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _from_value(model: type[Body], value: Any) -> Body:
+    if value is None:
+        return model()
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    fields: dict[str, Any] = {}
+    for key, item in value.items():
+        name = key.lower()
+        if name not in model.__struct_fields__ or item is None:
+            continue
+        if not isinstance(item, str):
+            raise ValueError(f"field {name!r} is not a string")
+        fields[name] = b64decode_go(item) if name in _BYTE_FIELDS else item
+    return model(**fields)

@@ -1,0 +1,83 @@
+"""One request on its way: what the steps before a handler found out, and what a handler may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from keswick._native import Reply, Request
+from keswick.crypto import KeyFormatError, SecretKey
+from keswick.keystore import KeyNotFound, KeyStoreError
+from keswick.names import is_name, is_stored_name
+
+from .replies import ApiError
+
+if TYPE_CHECKING:
+    from .routes import Route
+    from .service import Service
+    from .state import State
+
+Answer = Reply | Awaitable[Reply | None] | None
+"""What a handler returns: a reply at once, a coroutine that the main thread runs to get one, or None when it has
+answered through the request itself, as streams do."""
+
+Handler = Callable[["Call"], Answer]
+
+
+class Call:
+    """A request that passed routing and authentication.
+
+    `path`: decoded; route, policy and audit log see this one. `resource`: what follows the route's prefix.
+    `identity`: of the caller, empty when it has none. `state`: the configuration it began with and keeps to.
+    """
+
+    __slots__ = ("identity", "path", "request", "resource", "route", "service", "started", "state")
+
+    def __init__(self, service: Service, state: State, request: Request, started: float) -> None:
+        self.service = service
+        self.state = state
+        self.request = request
+        self.started = started
+        self.path = ""
+        self.resource = ""
+        self.identity = ""
+        self.route: Route | None = None
+
+    def new_key_name(self) -> str:
+        """The resource as the name of a key to be made. Raises ApiError 400."""
+        if is_name(self.resource):
+            return self.resource
+        raise self._bad_key_name()
+
+    def key_name(self) -> str:
+        """The resource as the name of a key that may be there, which releases before 2022 named freely. Raises
+        ApiError 400."""
+        if is_name(self.resource) or is_stored_name(self.resource):
+            return self.resource
+        raise self._bad_key_name()
+
+    def with_key(self, name: str, operate: Callable[[SecretKey], Reply]) -> Answer:
+        """Answer with what `operate` makes of the key: at once when it is cached, else when the store has sent it."""
+        key = self.state.cache.get(name)
+        return operate(key) if key is not None else self._fetch(name, operate)
+
+    async def _fetch(self, name: str, operate: Callable[[SecretKey], Reply]) -> Reply:
+        try:
+            key = await self.state.cache.fetch(name)
+        except KeyNotFound:
+            raise self.key_not_found(name) from None
+        except (KeyStoreError, KeyFormatError) as error:
+            raise self.failed("failed to read key", error) from error
+        return operate(key)
+
+    def key_not_found(self, name: str) -> ApiError:
+        """A name of the old kind that no key has is a bad name."""
+        return ApiError(404, "key does not exist") if is_name(name) else self._bad_key_name()
+
+    def failed(self, message: str, error: Exception) -> ApiError:
+        """The key store failed: the details are for the error log alone."""
+        self.service.log_error(f"{message}: {error}", self)
+        return ApiError(502, message)
+
+    def _bad_key_name(self) -> ApiError:
+        return ApiError(400, f"key name '{self.resource}' is empty, too long or contains invalid characters")

@@ -1,0 +1,227 @@
+"""Keys: `/v1/key/…`. The four operations of the hot path answer at once when the key is cached."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from keswick._native import Reply
+from keswick.crypto import AES256, DecryptionError, NoHMACKeyError, SecretKey, algorithm_from_name
+from keswick.keystore import KeyExists, KeyNotFound, KeyStoreError
+from keswick.names import is_pattern
+
+from .. import bodies
+from ..call import Answer, Call
+from ..replies import EMPTY, NDJSON, ApiError, json_reply, sealed_reply
+
+PAGE = 1024
+"""Names on one page of a list; clients read at most 1 MiB of one."""
+
+MAX_BULK = 1000
+
+
+class _Ciphertext(msgspec.Struct, gc=False):
+    ciphertext: bytes
+
+
+class _Plaintext(msgspec.Struct, gc=False):
+    plaintext: bytes
+
+
+class _DataKey(msgspec.Struct, gc=False):
+    plaintext: bytes
+    ciphertext: bytes
+
+
+class _HMAC(msgspec.Struct, gc=False):
+    hmac: bytes
+
+
+class _Key(msgspec.Struct, omit_defaults=True):
+    name: str
+    algorithm: str
+    created_at: str
+    created_by: str = ""
+
+
+class _Names(msgspec.Struct, omit_defaults=True):
+    names: list[str]
+    continue_at: str = ""
+
+
+def _decoded(model: type[bodies.Body], body: bytes) -> bodies.Body:
+    try:
+        return bodies.decode(model, body)
+    except ValueError:
+        raise ApiError(400, "invalid request body") from None
+
+
+def generate(call: Call) -> Answer:
+    """A new data key, and the same sealed. An empty body means an empty context."""
+    name = call.key_name()
+    body = call.request.body
+    context = _decoded(bodies.Generate, body).context if body else b""
+
+    def operate(key: SecretKey) -> Reply:
+        return sealed_reply(_DataKey(*key.generate_data_key(context)))
+
+    return call.with_key(name, operate)
+
+
+def encrypt(call: Call) -> Answer:
+    name = call.key_name()
+    body = _decoded(bodies.Encrypt, call.request.body)
+
+    def operate(key: SecretKey) -> Reply:
+        return sealed_reply(_Ciphertext(key.encrypt(body.plaintext, body.context)))
+
+    return call.with_key(name, operate)
+
+
+def decrypt(call: Call) -> Answer:
+    name = call.key_name()
+    body = _decoded(bodies.Decrypt, call.request.body)
+
+    def operate(key: SecretKey) -> Reply:
+        return sealed_reply(_Plaintext(_open(key, body)))
+
+    return call.with_key(name, operate)
+
+
+def decrypt_bulk(call: Call) -> Answer:
+    """Up to 1,000 ciphertexts at once, in order; the first that fails fails all."""
+    name = call.key_name()
+    try:
+        items = bodies.decode_bulk(call.request.body)
+    except ValueError:
+        raise ApiError(400, "invalid request body") from None
+    if len(items) > MAX_BULK:
+        raise ApiError(400, "too many ciphertexts")
+
+    def operate(key: SecretKey) -> Reply:
+        return json_reply([_Plaintext(_open(key, item)) for item in items])
+
+    return call.with_key(name, operate)
+
+
+def _open(key: SecretKey, sealed: bodies.Decrypt) -> bytes:
+    try:
+        return key.decrypt(sealed.ciphertext, sealed.context)
+    except DecryptionError:
+        raise ApiError(400, "decryption failed: ciphertext is not authentic") from None
+
+
+def hmac(call: Call) -> Answer:
+    name = call.key_name()
+    body = _decoded(bodies.HMAC, call.request.body)
+
+    def operate(key: SecretKey) -> Reply:
+        try:
+            return sealed_reply(_HMAC(key.hmac(body.message)))
+        except NoHMACKeyError:
+            raise ApiError(409, "key does not support HMAC") from None
+
+    return call.with_key(name, operate)
+
+
+def describe(call: Call) -> Answer:
+    name = call.key_name()
+
+    def operate(key: SecretKey) -> Reply:
+        return json_reply(_Key(name, key.algorithm, key.created_at, key.created_by))
+
+    return call.with_key(name, operate)
+
+
+def create(call: Call) -> Answer:
+    return _create(call, call.new_key_name(), SecretKey.generate(call.identity))
+
+
+def import_(call: Call) -> Answer:
+    """A key that the caller brings, for one of the two ciphers. The field names are today's or those before 2023."""
+    name = call.new_key_name()
+    try:
+        body = bodies.decode(bodies.Import, call.request.body)
+    except ValueError:
+        raise ApiError(400, "invalid import key request body") from None
+    if body.bytes is not None and not body.key:
+        material, cipher = body.bytes, body.cipher or body.algorithm or AES256
+    else:
+        material, cipher = body.key, body.cipher
+    try:
+        algorithm = algorithm_from_name(cipher)
+    except ValueError:
+        raise ApiError(406, f"algorithm '{cipher}' is not supported") from None
+    if len(material) != 32:
+        raise ApiError(406, f"invalid key size for '{cipher}'")
+    return _create(call, name, SecretKey.of(material, algorithm, call.identity))
+
+
+async def _create(call: Call, name: str, key: SecretKey) -> Reply:
+    try:
+        await call.service.blocking(call.state.store.create, name, key.encode())
+    except KeyExists:
+        raise ApiError(400, "key already exists") from None
+    except KeyStoreError as error:
+        raise call.failed("failed to create key", error) from error
+    return EMPTY
+
+
+async def delete(call: Call) -> Reply:
+    """Whatever the store says of it, a key that was deleted through this server is not served from the cache any
+    more."""
+    name = call.key_name()
+    cache = call.state.cache
+    try:
+        await call.service.blocking(call.state.store.delete, name)
+    except KeyNotFound:
+        cache.forget(name)
+        raise call.key_not_found(name) from None
+    except KeyStoreError as error:
+        raise call.failed("failed to delete key", error) from error
+    cache.forget(name)
+    return EMPTY
+
+
+def list_(call: Call) -> Answer:
+    """Pages of names that begin with a prefix, sorted.
+
+    `continue_at` is `<next name>~<length of the prefix>`; a client gives it back in the prefix's place. What it
+    stands for is checked against the policy as if it had been asked for. Clients of 2022 that accept NDJSON get all
+    names, a line each.
+    """
+    start, prefix = _listing(call.resource)
+    if prefix != call.resource and not call.state.permits(call.identity, call.path[: -len(call.resource)] + prefix):
+        raise ApiError(403, "not authorized: insufficient permissions")
+    lines = "application/x-ndjson" in (call.request.header("accept") or "")
+    return _list(call, prefix, start, lines)
+
+
+def _listing(resource: str) -> tuple[str, str]:
+    """Where a page begins, and the prefix of its names."""
+    start, tilde, length = resource.rpartition("~")
+    if tilde and length.isascii() and length.isdigit() and len(length) <= 3 and int(length) <= len(start):
+        prefix = start[: int(length)]
+        if is_pattern(prefix) and not prefix.endswith("*"):
+            return start, prefix
+    if not is_pattern(resource):
+        raise ApiError(400, f"listing pattern '{resource}' is empty, too long or is invalid")
+    prefix = resource.removesuffix("*")
+    return prefix, prefix
+
+
+async def _list(call: Call, prefix: str, start: str, lines: bool) -> Reply:
+    try:
+        names = await call.service.blocking(_sorted_names, call.state.store.list, prefix, start)
+    except KeyStoreError as error:
+        raise call.failed("failed to list keys", error) from error
+    if lines:
+        encode = msgspec.json.encode
+        return (200, NDJSON, b"".join(b'{"name":' + encode(name) + b"}\n" for name in names))
+    if len(names) <= PAGE:
+        return json_reply(_Names(names))
+    return json_reply(_Names(names[:PAGE], f"{names[PAGE]}~{len(prefix)}"))
+
+
+def _sorted_names(list_names: Callable[[str], Any], prefix: str, start: str) -> list[str]:
+    return sorted(name for name in list_names(prefix) if name >= start)

@@ -1,0 +1,93 @@
+"""What the server says of itself: version, readiness, status, metrics, and the routes it serves."""
+
+import os
+import platform
+import time
+
+import keswick
+from keswick._native import Headers, Reply
+from keswick.keystore import KeyStoreError, KeyStoreUnreachable
+
+from ..call import Answer, Call
+from ..metrics import CONTENT_TYPE, resident_memory, stack_memory
+from ..replies import EMPTY, ApiError, json_reply
+
+COMMIT = "<unknown>"
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "i386": "386"}
+_METRICS = Headers([("Content-Type", CONTENT_TYPE)])
+
+
+def architecture() -> str:
+    """The machine's, in the words that clients know."""
+    machine = platform.machine().lower()
+    return _ARCHITECTURES.get(machine, machine)
+
+
+def version(call: Call) -> Answer:
+    return json_reply({"version": keswick.__version__, "commit": COMMIT})
+
+
+async def ready(call: Call) -> Reply:
+    """Whether this server can do its work. While the key store is away it cannot, except that `?cached=ok` asks for
+    less: that keys in the cache are still served."""
+    if call.service.draining:
+        raise ApiError(503, "server is stopping")
+    cache = call.state.cache
+    cached_ok = cache.offline and cache.serves_offline and "cached=ok" in call.request.query.split("&")
+    if not cached_ok:
+        await _reach_store(call)
+    return EMPTY
+
+
+async def _reach_store(call: Call) -> float:
+    """Seconds that the key store took to answer. An outage that is known is told without asking again."""
+    error = call.state.cache.store_error
+    if error is None:
+        try:
+            return await call.service.blocking(call.state.store.status)
+        except KeyStoreError as failure:
+            error = failure
+    if isinstance(error, KeyStoreUnreachable):
+        raise ApiError(504, "key store is not reachable")
+    raise ApiError(502, "key store is unavailable")
+
+
+async def status(call: Call) -> Reply:
+    reply = {
+        "version": keswick.__version__,
+        "os": platform.system().lower(),
+        "arch": architecture(),
+        "uptime": int(time.monotonic() - call.service.started),
+        "num_cpu": os.cpu_count() or 1,
+        "num_cpu_used": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "mem_heap_used": resident_memory(),
+        "mem_stack_used": stack_memory(),
+    }
+    try:
+        reply["keystore_latency"] = max(1, round(await _reach_store(call) * 1000))
+    except ApiError:
+        reply["keystore_unreachable"] = True
+    return json_reply(reply)
+
+
+def metrics(call: Call) -> Answer:
+    return (200, _METRICS, call.service.metrics.render())
+
+
+def apis(call: Call) -> Answer:
+    """Every route with its time limit in seconds, 0 for none, as the configuration has it."""
+    return json_reply(
+        [
+            {
+                "method": route.method,
+                "path": route.path,
+                "max_body": route.max_body,
+                "timeout": _number(call.state.timeouts[route.index]),
+            }
+            for route in call.service.routes
+        ]
+    )
+
+
+def _number(seconds: float) -> float | int:
+    return int(seconds) if seconds == int(seconds) else seconds

@@ -1,0 +1,111 @@
+"""The whole API as one table: method, path, body limit, time limit, who may call it, handler.
+
+A path that ends in a slash is a prefix; what follows it is the resource. A route whose method is PUT takes POST too.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from keswick._native import Headers
+
+from .call import Handler
+from .handlers import identities, keys, logs, policies, system
+
+MB = 1_000_000
+MIB = 1 << 20
+
+
+class Access(Enum):
+    ANYONE = "no certificate looked at"
+    IDENTIFIED = "any identity"
+    PERMITTED = "the admin, or an identity whose policy allows the path"
+
+
+ANYONE, IDENTIFIED, PERMITTED = Access.ANYONE, Access.IDENTIFIED, Access.PERMITTED
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    index: int
+    method: str
+    path: str
+    max_body: int
+    """Bytes; what is sent beyond them is not read."""
+    timeout: float
+    """Seconds; 0 for none."""
+    access: Access
+    handler: Handler
+
+    refusal: Headers
+    """What a reply to another method carries: the original names the right one in `Accept`, not in `Allow`."""
+
+    def takes(self, method: str) -> bool:
+        return method == self.method or (method == "POST" and self.method == "PUT")
+
+
+ROUTES = tuple(
+    Route(index, *row, Headers([("Content-Type", "application/json"), ("Accept", row[0])]))
+    for index, row in enumerate(
+        (
+            ("GET", "/version", 0, 10, ANYONE, system.version),
+            ("GET", "/v1/ready", 0, 15, PERMITTED, system.ready),
+            ("GET", "/v1/status", 0, 15, PERMITTED, system.status),
+            ("GET", "/v1/metrics", 0, 15, PERMITTED, system.metrics),
+            ("GET", "/v1/api", 0, 10, PERMITTED, system.apis),
+            ("PUT", "/v1/key/create/", 0, 15, PERMITTED, keys.create),
+            ("PUT", "/v1/key/import/", MB, 15, PERMITTED, keys.import_),
+            ("GET", "/v1/key/describe/", 0, 15, PERMITTED, keys.describe),
+            ("GET", "/v1/key/list/", 0, 15, PERMITTED, keys.list_),
+            ("DELETE", "/v1/key/delete/", 0, 15, PERMITTED, keys.delete),
+            ("PUT", "/v1/key/encrypt/", MB, 15, PERMITTED, keys.encrypt),
+            ("PUT", "/v1/key/generate/", MB, 15, PERMITTED, keys.generate),
+            ("PUT", "/v1/key/decrypt/", MB, 15, PERMITTED, keys.decrypt),
+            ("PUT", "/v1/key/bulk/decrypt/", MIB, 15, PERMITTED, keys.decrypt_bulk),
+            ("PUT", "/v1/key/hmac/", MB, 15, PERMITTED, keys.hmac),
+            ("GET", "/v1/policy/describe/", 0, 15, PERMITTED, policies.describe),
+            ("GET", "/v1/policy/read/", 0, 15, PERMITTED, policies.read),
+            ("GET", "/v1/policy/list/", 0, 15, PERMITTED, policies.list_),
+            ("GET", "/v1/identity/describe/", 0, 15, PERMITTED, identities.describe),
+            ("GET", "/v1/identity/list/", 0, 15, PERMITTED, identities.list_),
+            ("GET", "/v1/identity/self/describe", 0, 15, IDENTIFIED, identities.describe_self),
+            ("GET", "/v1/log/audit", 0, 0, PERMITTED, logs.audit),
+            ("GET", "/v1/log/error", 0, 0, PERMITTED, logs.error),
+            # The streams as they were called until 2022, the last as a document of 2021 spells it.
+            ("GET", "/v1/log/audit/trace", 0, 0, PERMITTED, logs.audit_trace),
+            ("GET", "/v1/log/error/trace", 0, 0, PERMITTED, logs.error),
+            ("GET", "/v1/log/log/error/trace", 0, 0, PERMITTED, logs.error),
+        )
+    )
+)
+
+SKIPPABLE = frozenset({"/version", "/v1/ready", "/v1/status", "/v1/metrics", "/v1/api"})
+"""The routes that `api.<path>.skip_auth` may open to callers without a certificate: they show no key and change
+nothing."""
+
+_EXACT = {route.path: route for route in ROUTES if not route.path.endswith("/")}
+_PREFIX = {route.path: route for route in ROUTES if route.path.endswith("/")}
+
+
+def find(path: str) -> tuple[Route | None, str]:
+    """The route of a clean, decoded path and the resource behind its prefix.
+
+    Every prefix has three segments, but for bulk decrypt, so one slice and one look-up find it among any number of
+    routes.
+    """
+    end = path.find("/", path.find("/", 4) + 1) + 1
+    prefix = path[:end]
+    route = _PREFIX.get(prefix)
+    if route is not None:
+        return route, path[end:]
+    route = _EXACT.get(path)
+    if route is not None:
+        return route, ""
+    if prefix == "/v1/key/bulk/":
+        end = len("/v1/key/bulk/decrypt/")
+        return _PREFIX.get(path[:end]), path[end:]
+    return None, ""
+
+
+def lacks_slash(path: str) -> bool:
+    """Whether the path is a prefix without its slash; the client is sent to the slash form."""
+    return path + "/" in _PREFIX

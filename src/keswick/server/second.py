@@ -1,0 +1,34 @@
+"""The second listener, `metrics.address`: metrics and readiness for programs that have no client certificate.
+
+It shows no key name and no identity, and nothing can be changed through it.
+"""
+
+from keswick._native import Reply, Request
+
+from .call import Answer, Call
+from .replies import NOT_FOUND, ApiError
+from .routes import find
+from .service import Service
+
+_PATHS = {"/v1/metrics": "/v1/metrics", "/metrics": "/v1/metrics", "/v1/ready": "/v1/ready"}
+
+
+class MetricsListener:
+    """Answers `/v1/metrics`, `/metrics` and `/v1/ready`; everything else is not found."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._recorder = service.metrics.recorder()  # of this listener's I/O thread
+
+    def handle(self, request: Request) -> Reply | None:
+        return self._service.answer(request, self._walk, self._recorder)
+
+    def _walk(self, call: Call) -> Answer:
+        call.path = call.request.path
+        route, _ = find(_PATHS.get(call.path, ""))
+        if route is None:
+            return NOT_FOUND
+        call.route = route
+        if call.request.method != "GET":
+            raise ApiError(405, f"received method '{call.request.method}' expected 'GET'", headers=route.refusal)
+        return route.handler(call)

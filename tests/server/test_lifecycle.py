@@ -1,0 +1,351 @@
+"""The life of a server process: start, what stops it from starting, reload, and its end."""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keswick.identity import APIKey
+from support.api import Caller, new_pair
+from support.certificates import make
+from support.server import RunningServer, full_config, running, start_server
+
+
+def _run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "keswick", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+def _refused(folder: Path, config: dict[str, Any], *arguments: str) -> str:
+    """The error line of a server that does not start."""
+    (folder / "config.yaml").write_text(json.dumps(full_config(folder, config, APIKey.generate())))
+    done = _run("server", "--config", str(folder / "config.yaml"), *arguments)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("Error: ")
+    return line
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    make("p256", sans=["localhost", "127.0.0.1"], eku=["server"]).write(tmp_path, "server")
+    return tmp_path
+
+
+# --- what stops it from starting ---
+
+
+def test_port_taken(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = _refused(folder, {"address": f"127.0.0.1:{port}"})
+    assert f"cannot listen on 127.0.0.1:{port}" in line
+
+
+def test_no_configuration_names_what_to_do() -> None:
+    done = _run("server")
+    assert done.returncode == 1
+    assert "--dev" in done.stderr
+    assert "kes init" in done.stderr
+
+
+def test_certificate_without_names(folder: Path) -> None:
+    make("p256").write(folder, "server")
+    assert "does not contain any DNS or IP address as SAN" in _refused(folder, {})
+
+
+def test_key_that_does_not_fit(folder: Path) -> None:
+    other = make("p256", sans=["localhost"])
+    (folder / "server.key").write_bytes(other.key_pem)
+    assert "server.key" in _refused(folder, {})
+
+
+@pytest.mark.parametrize("content", [b"", b"no pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_broken_certificate_files(folder: Path, content: bytes) -> None:
+    (folder / "server.crt").write_bytes(content)
+    assert "tls.cert" in _refused(folder, {})
+
+
+def test_missing_files(folder: Path) -> None:
+    (folder / "server.key").unlink()
+    assert "No such file" in _refused(folder, {})
+
+
+def test_key_store_that_is_a_file(folder: Path) -> None:
+    (folder / "keys").write_text("")
+    assert "keys" in _refused(folder, {})
+
+
+def test_unknown_configuration_key_has_its_line(folder: Path) -> None:
+    line = _refused(folder, {"adress": "127.0.0.1:1"})
+    assert "did you mean 'address'" in line
+    assert "line 1" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--addr", "nonsense:port"), "--addr"),
+        (("--auth", "maybe"), "invalid option for --auth"),
+        (("--dev",), "not supported in development mode"),
+    ],
+)
+def test_flags_that_cannot_be_followed(folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    assert message in _refused(folder, {}, *arguments)
+
+
+def test_check_reads_validates_and_exits(folder: Path) -> None:
+    api_key = APIKey.generate()
+    path = folder / "config.yaml"
+    policy = {"a": {"allow": ["/v1/key/*/x*"], "deny": ["/v1/key/*/y"]}}
+    path.write_text(json.dumps(full_config(folder, {"policy": policy}, api_key)))
+    done = _run("server", "--config", str(path), "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "/v1/key/*/y" in done.stdout  # its two readings differ
+    assert not (folder / "keys").exists()
+    path.write_text("admin: {identity: }")
+    assert _run("server", "--config", str(path), "--check").returncode == 1
+
+
+# --- while it runs ---
+
+
+def _with_admin(folder: Path, **config: Any) -> tuple[dict[str, Any], Any]:
+    pair = new_pair()
+    identity = Caller(0, pair, folder).identity
+    return {"admin": {"identity": identity}, **config}, pair
+
+
+def _reload(server: RunningServer, config: dict[str, Any], expect: str, *, stderr: bool = False) -> str:
+    seen = len(server.stderr if stderr else server.stdout)
+    server.configure(full_config(server.folder, config, server.api_key))
+    server.signal(signal.SIGHUP)
+    return server.wait_for(expect, stderr=stderr, after=seen)
+
+
+def test_reload_takes_over_policies_and_keeps_connections_and_keys(folder: Path) -> None:
+    config, pair = _with_admin(folder)
+    user = new_pair()
+    identity = Caller(0, user, folder).identity
+    with start_server(folder, config) as server:
+        admin, caller = Caller(server.port, pair, folder), Caller(server.port, user, folder)
+        admin.call("PUT", "/v1/key/create/k")
+        assert caller.call("PUT", "/v1/key/generate/k").status == 403
+        sealed = admin.call("PUT", "/v1/key/encrypt/k", {"plaintext": "QQ=="}).json
+        config["policy"] = {"p": {"allow": ["/v1/key/*"], "identities": [identity]}}
+        config["keys"] = [{"name": "later"}]
+        _reload(server, config, "SIGHUP signal completed")
+        assert caller.call("PUT", "/v1/key/generate/k").status == 200  # over the connection it had
+        assert caller.call("GET", "/v1/key/describe/later").status == 200
+        # The cached key is still there although its file is gone: the cache outlives the reload.
+        (folder / "keys" / "k").unlink()
+        _reload(server, config, "SIGHUP signal completed")
+        assert caller.call("PUT", "/v1/key/decrypt/k", sealed).json == {"plaintext": "QQ=="}
+        # Another store has other keys.
+        config["keystore"] = {"fs": {"path": str(folder / "other")}}
+        _reload(server, config, "SIGHUP signal completed")
+        assert caller.call("PUT", "/v1/key/decrypt/k", sealed).status == 404
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"admin": {"identity": ""}}, "admin"),
+        ({"policy": {"p": {"allow": ["[bad"]}}}, "bad"),
+        ({"keystore": {"fs": {"path": "/dev/null/x"}}}, "/dev/null"),
+        ({"tls": {"key": "/nowhere", "cert": "/nowhere"}}, "/nowhere"),
+    ],
+)
+def test_a_broken_file_keeps_the_old_state_and_says_why(folder: Path, change: dict[str, Any], why: str) -> None:
+    config, pair = _with_admin(folder)
+    with start_server(folder, config) as server:
+        admin = Caller(server.port, pair, folder)
+        line = _reload(server, {**config, **change}, "Failed to reload server config", stderr=True)
+        assert why in line
+        assert admin.call("PUT", "/v1/key/create/still-here").status == 200
+
+
+def test_a_reload_brings_the_new_certificate_to_new_connections(folder: Path) -> None:
+    config, pair = _with_admin(folder)
+    with start_server(folder, config) as server:
+        kept = Caller(server.port, pair, folder)
+        before = _certificate(kept)
+        make("p256", sans=["localhost"], eku=["server"]).write(folder, "server")
+        _reload(server, config, "SIGHUP signal completed")
+        assert kept.call("GET", "/version").status == 200
+        assert _certificate(Caller(server.port, pair, folder)) != before
+
+
+def _certificate(caller: Caller) -> bytes:
+    """The server's certificate, as a new connection sees it."""
+    with socket.create_connection(("127.0.0.1", caller.port)) as plain, caller.context.wrap_socket(plain) as secure:
+        certificate = secure.getpeercert(binary_form=True)
+        assert certificate is not None
+        return certificate
+
+
+def test_verification_switched_on_ends_old_connections(folder: Path) -> None:
+    config, pair = _with_admin(folder)
+    authority = make("p256", ca=True, name="authority")
+    (folder / "ca.crt").write_bytes(authority.cert_pem)
+    with start_server(folder, config) as server:
+        old = Caller(server.port, pair, folder)
+        assert old.call("GET", "/version").status == 200
+        trusted = make("p256", issuer=authority, eku=["client"])
+        config["admin"] = {"identity": Caller(0, trusted, folder).identity}
+        config["tls"] = {
+            "key": str(folder / "server.key"),
+            "cert": str(folder / "server.crt"),
+            "ca": str(folder / "ca.crt"),
+            "auth": "on",
+        }
+        _reload(server, config, "SIGHUP signal completed")
+        _until(lambda: _is_cut(old))
+        assert Caller(server.port, trusted, folder).call("GET", "/v1/ready").status == 200
+
+
+def _is_cut(caller: Caller) -> bool:
+    """Whether its connection ends, and it cannot connect again."""
+    try:
+        caller.call("GET", "/version")
+    except (OSError, http.client.HTTPException):
+        return True
+    return False
+
+
+def test_a_new_address_waits_for_a_new_start(folder: Path) -> None:
+    config, pair = _with_admin(folder)
+    with start_server(folder, config) as server:
+        _reload(server, {**config, "address": "127.0.0.1:1"}, "address", stderr=True)
+        assert Caller(server.port, pair, folder).call("GET", "/v1/ready").status == 200
+
+
+def test_terminate_lets_running_requests_end_and_exits_cleanly(folder: Path) -> None:
+    config, pair = _with_admin(folder)
+    with start_server(folder, config) as server:
+        admin = Caller(server.port, pair, folder)
+        assert admin.call("PUT", "/v1/key/create/k").status == 200
+        stream = http.client.HTTPSConnection("127.0.0.1", server.port, context=admin.context, timeout=20)
+        stream.request("GET", "/v1/log/audit")
+        response = stream.getresponse()
+        assert server.stop() == 0
+        assert server.stdout[-1] == "=> Stopping server... Goodbye."
+        response.read()  # the stream ended
+        stream.close()
+
+
+def test_every_acknowledged_key_survives_sigkill(folder: Path) -> None:
+    config, pair = _with_admin(folder)
+    with start_server(folder, config) as server:
+        acknowledged: list[str] = []
+        enough = threading.Event()
+
+        def create(worker: int) -> None:
+            caller = Caller(server.port, pair, folder)
+            try:
+                for number in range(10_000):
+                    name = f"key-{worker}-{number}"
+                    if caller.call("PUT", f"/v1/key/create/{name}").status == 200:
+                        acknowledged.append(name)
+                    if len(acknowledged) >= 100:
+                        enough.set()
+            except (OSError, http.client.HTTPException):
+                return
+
+        workers = [threading.Thread(target=create, args=(number,)) for number in range(4)]
+        for worker in workers:
+            worker.start()
+        assert enough.wait(60)
+        server.process.kill()
+        for worker in workers:
+            worker.join(60)
+    with start_server(folder, config) as server:
+        admin = Caller(server.port, pair, folder)
+        for name in acknowledged:
+            assert admin.call("PUT", f"/v1/key/generate/{name}").status == 200, name
+        listed = admin.call("GET", "/v1/key/list/", accept="application/x-ndjson").body.splitlines()
+        for line in listed:  # what was not acknowledged is there whole or not at all
+            assert admin.call("GET", f"/v1/key/describe/{json.loads(line)['name']}").status == 200
+
+
+def test_the_key_folder_goes_away_and_comes_back(folder: Path) -> None:
+    config, pair = _with_admin(folder, cache={"expiry": {"offline": "1h"}})
+    with start_server(folder, config) as server:
+        admin = Caller(server.port, pair, folder)
+        admin.call("PUT", "/v1/key/create/k")
+        admin.call("PUT", "/v1/key/generate/k")
+        shutil.move(folder / "keys", folder / "away")
+        assert admin.call("GET", "/v1/key/describe/never-read").status in (404, 502)
+        assert admin.call("PUT", "/v1/key/create/new").status == 502
+        assert admin.call("GET", "/v1/ready").status == 504
+        assert admin.call("PUT", "/v1/key/generate/k").status == 200
+        assert admin.call("GET", "/v1/status").json["keystore_unreachable"] is True
+        shutil.move(folder / "away", folder / "keys")
+        _until(lambda: admin.call("GET", "/v1/ready").status == 200)
+        assert admin.call("PUT", "/v1/key/create/new").status == 200
+
+
+def _until(condition: Any) -> None:
+    """Wait for what must become true, within the test's time limit."""
+    pause = threading.Event()
+    while not condition():
+        pause.wait(0.05)
+
+
+# --- development mode and the second listener ---
+
+
+def test_development_mode_needs_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "keswick", "server", "--dev", "--addr", "127.0.0.1:0"]
+    with running(command, tmp_path, tmp_path / "none", APIKey.generate()) as server:
+        key = APIKey.parse(server.wait_for("API Key").split()[-1])
+        assert key.identity in server.wait_for("Admin")
+        done = _run("key", "create", "k", "-k", KES_SERVER=server.endpoint, KES_API_KEY=key.text)
+        assert (done.returncode, done.stderr) == (0, "")
+        server.signal(signal.SIGHUP)
+        server.wait_for("nothing to reload", stderr=True)
+        assert server.stop() == 0
+
+
+def test_the_second_listener_shows_metrics_and_readiness_alone(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    config, pair = _with_admin(folder, metrics={"address": f"127.0.0.1:{port}"})
+    with start_server(folder, config) as server:
+        admin = Caller(server.port, pair, folder)
+        admin.call("PUT", "/v1/key/create/my-secret-name")
+        answers = {}
+        for path in ("/metrics", "/v1/metrics", "/v1/ready", "/v1/status", "/version", "/v1/key/list/"):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            connection.request("GET", path)
+            response = connection.getresponse()
+            answers[path] = (response.status, response.read())
+            connection.close()
+        assert {path: status for path, (status, _) in answers.items()} == {
+            "/metrics": 200,
+            "/v1/metrics": 200,
+            "/v1/ready": 200,
+            "/v1/status": 404,
+            "/version": 404,
+            "/v1/key/list/": 404,
+        }
+        text = answers["/metrics"][1].decode()
+        assert "kes_http_request_success" in text
+        assert "my-secret-name" not in text
+        assert admin.identity not in text

@@ -1,0 +1,136 @@
+"""A real server in a process of its own.
+
+with start_server(tmp_path, cache={"expiry": {"any": "1h"}}) as server:
+    with server.client() as client:
+        client.create_key("my-key")
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from keswick.client import Client
+from keswick.identity import APIKey, self_signed
+
+SOURCES = str(Path(__file__).parents[2] / "src")
+UP = "=> Server is up and running"
+START_SECONDS = 30.0
+
+
+@dataclass
+class RunningServer:
+    process: "subprocess.Popen[bytes]"
+    folder: Path
+    config: Path
+    """The configuration file; write it anew and call `reload`."""
+    ca_file: Path
+    api_key: str = field(repr=False)
+    """Of the admin."""
+    endpoint: str = ""
+
+    @property
+    def port(self) -> int:
+        return int(self.endpoint.rpartition(":")[2])
+
+    @property
+    def stdout(self) -> str:
+        return (self.folder / "stdout").read_text()
+
+    @property
+    def stderr(self) -> str:
+        return (self.folder / "stderr").read_text()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the commands of `kes` need to call this server as the admin."""
+        return {"KES_SERVER": self.endpoint, "KES_CA_FILE": str(self.ca_file), "KES_API_KEY": self.api_key}
+
+    def client(self, api_key: str | None = None, **options: Any) -> Client:
+        """A client that is the admin, or who has that API key."""
+        return Client(self.endpoint, api_key=api_key or self.api_key, ca_file=self.ca_file, **options)
+
+    def wait_for(self, text: str, *, stream: str = "stdout", count: int = 1, seconds: float = START_SECONDS) -> None:
+        """Until the server has printed `text` that often."""
+        deadline = time.monotonic() + seconds
+        while (self.folder / stream).read_text().count(text) < count:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.stdout}\n{self.stderr}")
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no {text!r} on {stream} in time:\n{self.stdout}\n{self.stderr}")
+            time.sleep(0.01)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 30.0) -> int:
+        """Send the signal and wait; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+@contextmanager
+def start_server(
+    folder: Path,
+    *,
+    arguments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    **overrides: Any,
+) -> Iterator[RunningServer]:
+    """A server on a free port of 127.0.0.1, its keys in `folder/keys`; killed in the end if it still runs.
+
+    `overrides` are merged into the configuration: `tls={"auth": "on"}` leaves the certificate as it is, None removes a
+    key. `arguments` follow `kes server --config FILE`. Everything lies in `folder`, so that a second server in it
+    takes over certificates and keys, but has another API key.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    api_key = APIKey.generate()
+    cert, key, config = folder / "server.crt", folder / "server.key", folder / "config.yaml"
+    if not cert.exists():
+        pair = self_signed(
+            "localhost", lifetime=timedelta(days=1), dns=["localhost"], ips=["127.0.0.1", "::1"], server=True
+        )
+        cert.write_text(pair.certificate_pem)
+        key.touch(mode=0o600)
+        key.write_text(pair.key_pem())
+    defaults: dict[str, Any] = {
+        "address": "127.0.0.1:0",
+        "admin": {"identity": api_key.identity},
+        "tls": {"key": str(key), "cert": str(cert)},
+        "keystore": {"fs": {"path": str(folder / "keys")}},
+    }
+    config.write_text(yaml.safe_dump(_merged(defaults, overrides)))
+    with open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "keswick", "server", "--config", str(config), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            env={**os.environ, "PYTHONPATH": SOURCES, **(environment or {})},
+        )
+    server = RunningServer(process, folder, config, cert, api_key.text)
+    try:
+        server.wait_for(UP)
+        server.endpoint = next(word for word in server.stdout.split() if word.startswith("https://"))
+        yield server
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merged(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
