@@ -1,0 +1,7 @@
+"""`python -m keswick` is the command `kes`."""
+
+import sys
+
+from keswick.cli import main
+
+sys.exit(main())

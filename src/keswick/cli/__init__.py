@@ -1,0 +1,97 @@
+"""The command line. Each command group is a module, imported only when it is called."""
+
+import io
+import os
+import sys
+
+import keswick
+from keswick.cli.command import (
+    HELP,
+    Command,
+    CommandError,
+    Flag,
+    Group,
+    HelpWanted,
+    parse,
+    root_help,
+    run_command,
+    run_group,
+    unknown_command,
+)
+
+COMMANDS = {
+    "server": "Start a server.",
+    "init": "Set up a folder with everything a first server needs.",
+    "key": "Create, use and manage keys.",
+    "ls": "List keys, policies or identities.",
+    "identity": "Make API keys and certificates, and compute identities.",
+}
+"""Every command with its summary; `keswick.cli.<name>.COMMAND` is the command or group itself."""
+
+_FLAGS = (Flag("version", "Print the version.", short="v"), HELP)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. The exit code: 0 success, 1 an error, 2 when help was printed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # UTF-8 in every locale, and bytes that are not UTF-8 as they came
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv) or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except HelpWanted as help_:
+        print(help_, end="", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Whoever read the output has gone, and wants no words about it either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 1
+    except CommandError as error:
+        return _fail(str(error))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(where + (error.strerror or str(error)))
+    return code
+
+
+def _run(words: list[str]) -> int | None:
+    name = words[0] if words else ""
+    if not words or name.startswith("-"):
+        try:
+            flags = parse(words[:1], "kes", _FLAGS)
+        except HelpWanted:
+            words = []
+        if not words:
+            raise HelpWanted(root_help(COMMANDS, _FLAGS))
+        if flags.has("version"):
+            _print_version()
+            return 0
+    if name not in COMMANDS:
+        raise unknown_command(name, "kes", "kes", tuple(COMMANDS))
+    from importlib import import_module
+
+    command: Command | Group = import_module(f"keswick.cli.{name}").COMMAND
+    if isinstance(command, Group):
+        return run_group(name, command, words[1:])
+    return run_command(f"kes {name}", command, words[1:])
+
+
+def _print_version() -> None:
+    system = os.uname()
+    for label, text, more in (
+        ("Version", keswick.__version__, "commit=<unknown>"),
+        ("Runtime", f"python{'.'.join(map(str, sys.version_info[:3]))}", f"{system.sysname.lower()}/{system.machine}"),
+        ("License", "Apache-2.0", ""),
+    ):
+        print(f"{label:<11}{text:<22}{more}".rstrip())
+
+
+def _fail(message: str) -> int:
+    from keswick.cli.terminal import has_colour
+
+    label = "\x1b[31mError: \x1b[0m" if has_colour(sys.stderr) else "Error: "
+    print(label + message, file=sys.stderr)
+    return 1

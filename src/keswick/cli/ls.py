@@ -1,0 +1,36 @@
+"""`kes ls`: names of keys, policies or identities."""
+
+from keswick.cli.command import Arguments, Command, CommandError, Flag
+from keswick.cli.connection import INSECURE, connect, failing
+from keswick.cli.key import JSON, print_names
+
+
+def ls(arguments: Arguments) -> None:
+    if len(arguments.words) > 1:
+        raise CommandError("too many arguments")
+    prefix = "".join(arguments.words)
+    with connect(arguments) as client:
+        if arguments.has("policy"):
+            header, call = "Policy", client.list_policies
+        elif arguments.has("identity"):
+            header, call = "Identity", client.list_identities
+        else:
+            header, call = "Key", client.list_keys
+        with failing("failed to list " + {"Policy": "policies", "Identity": "identities", "Key": "keys"}[header]):
+            names = sorted(call(prefix))
+    print_names(header, names, arguments)
+
+
+COMMAND = Command(
+    "[PREFIX]",
+    "List keys, policies or identities.",
+    ls,
+    (
+        Flag("api-key", "The API key to use; better set KES_API_KEY.", short="a", value="KEY"),
+        Flag("server", "The server's endpoint.", short="s", value="HOST:PORT"),
+        INSECURE,
+        JSON,
+        Flag("identity", "List identities.", short="i"),
+        Flag("policy", "List policies.", short="p"),
+    ),
+)

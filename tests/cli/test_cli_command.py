@@ -1,0 +1,142 @@
+"""Arguments, help and errors of the command line, whatever the command."""
+
+import subprocess
+import sys
+
+import pytest
+
+from keswick.cli.command import Arguments, Command, CommandError, Flag, Group, HelpWanted, parse, run_group
+from support.cli import clean_environment, kes, kes_on_terminal
+
+FLAGS = (Flag("json", "…"), Flag("insecure", "…", short="k"), Flag("key", "…", short="f", value="FILE"))
+
+
+@pytest.mark.parametrize(
+    ("words", "flags", "rest"),
+    [
+        ("a --json b -k", {"json": [], "insecure": []}, ["a", "b"]),
+        ("--key=x a --key y", {"key": ["x", "y"]}, ["a"]),
+        ("-key x -json", {"key": ["x"], "json": []}, []),
+        ("-kfx", {"insecure": [], "key": ["x"]}, []),
+        ("-f=x -f y", {"key": ["x", "y"]}, []),
+        ("-f -k", {"key": ["-k"]}, []),
+        ("-k -- --json -", {"insecure": []}, ["--json", "-"]),
+        ("- a", {}, ["-", "a"]),
+        ("--json=false --insecure=true", {"insecure": []}, []),
+    ],
+)
+def test_flags_stand_anywhere(words: str, flags: dict[str, list[str]], rest: list[str]) -> None:
+    arguments = parse(words.split(), "kes x", FLAGS)
+    assert arguments.flags == flags
+    assert arguments.words == rest
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("--bogus", "unknown flag: --bogus. See 'kes x --help'"),
+        ("--bogus=1", "unknown flag: --bogus. See 'kes x --help'"),
+        ("--jso", "unknown flag: --jso. Did you mean '--json'? See 'kes x --help'"),
+        ("-x", "unknown shorthand flag: 'x' in -x. See 'kes x --help'"),
+        ("-kx", "unknown shorthand flag: 'x' in -kx. See 'kes x --help'"),
+        ("--key", "flag needs an argument: --key. See 'kes x --help'"),
+        ("-f", "flag needs an argument: -f. See 'kes x --help'"),
+        ("--json=x", 'invalid argument "x" for "--json" flag: it takes no value. See \'kes x --help\''),
+    ],
+)
+def test_wrong_flags_are_named(words: str, error: str) -> None:
+    with pytest.raises(CommandError) as caught:
+        parse(words.split(), "kes x", FLAGS)
+    assert str(caught.value) == error
+
+
+def test_values_are_repeated_or_separated_by_commas() -> None:
+    assert parse(["--key", "a,b", "--key", "c"], "kes x", FLAGS).values("key") == ["a", "b", "c"]
+
+
+def test_a_group_without_a_command_shows_its_help() -> None:
+    ran: list[str] = []
+    group = Group("…", {"rm": Command("NAME", "…", lambda a: ran.append(a.path))}, spellings={"delete": "rm"})
+    run_group("key", group, ["delete", "x"])
+    assert ran == ["kes key delete"]
+    for words in ([], ["-h"], ["--help"]):
+        with pytest.raises(HelpWanted, match="Usage:"):
+            run_group("key", group, words)
+    with pytest.raises(CommandError, match="unknown flag: --bogus"):
+        run_group("key", group, ["--bogus"])
+
+
+def test_words_that_are_missing_or_too_many() -> None:
+    arguments = Arguments("kes key rm")
+    arguments.words = ["a", ""]
+    assert arguments.word(0, "key name") == "a"
+    for index in (1, 2):
+        with pytest.raises(CommandError, match=r"no message specified\. See 'kes key rm --help'"):
+            arguments.word(index, "message")
+    with pytest.raises(CommandError, match=r"too many arguments\. See 'kes key rm --help'"):
+        arguments.at_most(1)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("-h",), ("--help",), ("key",), ("key", "create", "-h"), ("ls", "--help"), ("init", "x", "-help")]
+)
+def test_help_goes_to_stderr_and_exits_2(arguments: tuple[str, ...]) -> None:
+    result = kes(*arguments)
+    assert result.code == 2
+    assert result.stdout == ""
+    assert "Usage:\n    kes " in result.stderr
+
+
+def test_every_command_is_in_the_help_of_its_group() -> None:
+    listed = [
+        line.split()[0] for line in kes().stderr.partition("Commands:")[2].partition("Options:")[0].splitlines() if line
+    ]
+    assert listed == ["server", "init", "key", "ls", "identity"]
+
+
+@pytest.mark.parametrize("flag", ["-v", "--version"])
+def test_version(flag: str) -> None:
+    result = kes(flag)
+    assert result.code == 0
+    assert result.stdout.splitlines()[0].split() == ["Version", "0.1.0", "commit=<unknown>"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (("foo",), "\"foo\" is not a kes command. See 'kes --help'"),
+        (("kye",), "\"kye\" is not a kes command. Did you mean 'key'? See 'kes --help'"),
+        (("key", "foo"), "\"foo\" is not a key command. See 'kes key --help'"),
+        (("--bogus",), "unknown flag: --bogus. See 'kes --help'"),
+        (("key", "create", "--bogus"), "unknown flag: --bogus. See 'kes key create --help'"),
+        (("server", "x"), "too many arguments. See 'kes server --help'"),
+    ],
+)
+def test_an_error_is_one_line_on_stderr(arguments: tuple[str, ...], error: str) -> None:
+    assert kes(*arguments) == (1, "", f"Error: {error}\n")
+
+
+def test_the_error_is_coloured_only_on_a_terminal_that_can() -> None:
+    assert kes_on_terminal("foo")[1].startswith('\x1b[31mError: \x1b[0m"foo" is not')
+    assert kes_on_terminal("foo", env={"TERM": "dumb"})[1].startswith('Error: "foo" is not')
+    assert kes_on_terminal("foo", env={"NO_COLOR": "1"})[1].startswith('Error: "foo" is not')
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--version",),
+        ("--help",),
+        ("foo",),
+        *((name, "--help") for name in ("server", "init", "key", "ls", "identity")),
+    ],
+)
+def test_what_needs_no_server_imports_nothing_large(arguments: tuple[str, ...]) -> None:
+    code = (
+        "import sys; from keswick.cli import main; main(sys.argv[1:]);"
+        "heavy = {'ssl', 'msgspec', 'cryptography', 'asyncio', 'yaml'} & set(sys.modules); print(sorted(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, env=clean_environment(), text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
