@@ -1,7 +1,6 @@
 """The configuration: one model, one reader for each form of the file that ends in that model."""
 
 import os
-import tomllib
 from collections.abc import Mapping
 
 from keswick.config import document, present
@@ -83,6 +82,8 @@ def _is_old(top: Section) -> bool:
 
 
 def _is_toml(text: str) -> bool:
+    import tomllib  # takes time, and is of use for files that are not what they should be
+
     try:
         return bool(tomllib.loads(text))
     except (ValueError, RecursionError):

@@ -6,7 +6,6 @@ Every error names file, line and key. It shows what was written only where that 
 came from the environment.
 """
 
-import difflib
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -291,6 +290,8 @@ def shortened(text: str, most: int = 80) -> str:
 
 def nearest(text: str, known: Collection[str]) -> str:
     """`; did you mean '…'?`, or nothing when none of the known words is near."""
+    import difflib  # takes time, and is of use for mistakes only
+
     matches = difflib.get_close_matches(shortened(text), list(known), 1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
