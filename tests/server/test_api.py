@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -46,7 +47,7 @@ def cast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
         (keys / name).write_text('{"bytes":"AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="}')
     (keys / "broken").write_text("")
     admin, app, _ = (Caller(0, pair, folder).identity for pair in pairs)
-    config = {
+    config: dict[str, Any] = {
         "admin": {"identity": admin},
         "policy": {
             "app": {"allow": ALLOWED, "deny": DENIED, "identities": [app]},
@@ -56,7 +57,7 @@ def cast(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
         "keystore": {"fs": {"path": str(keys)}},
         "log": {"error": "on", "audit": "on"},
     }
-    with start_server(folder, config) as server:
+    with start_server(folder, **config) as server:
         cast = Cast(server, folder, *(Caller(server.port, pair, folder) for pair in pairs))
         assert cast.admin.call("PUT", "/v1/key/create/k").status == 200
         yield cast

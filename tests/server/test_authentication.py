@@ -5,11 +5,12 @@ import json
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.api import Caller
-from support.certificates import KINDS, Pair, make
+from support.certificates import KINDS, make
 from support.server import RunningServer, start_server
 
 REQUIRED = "tls: client certificate is required"
@@ -36,7 +37,7 @@ def test_no_certificate_is_refused_in_the_handshake(server: RunningServer, tmp_p
     caller = Caller(server.port, None, tmp_path)
     with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
         caller.call("GET", "/version")
-    server.wait_for("tls: handshake error from 127.0.0.1", stderr=True)
+    server.wait_for("tls: handshake error from 127.0.0.1", stream="stderr")
 
 
 def test_a_lone_authority_is_nobody_but_may_ask_for_the_version(server: RunningServer, tmp_path: Path) -> None:
@@ -60,15 +61,10 @@ def test_a_certificate_with_its_authority_is_fine(server: RunningServer, tmp_pat
     assert caller.call("GET", "/v1/identity/self/describe").json["identity"] == caller.identity
 
 
-def _verified(folder: Path, authority: Pair) -> dict[str, object]:
-    (folder / "ca.crt").write_bytes(authority.cert_pem)
-    tls = {"key": f"{folder}/server.key", "cert": f"{folder}/server.crt", "ca": f"{folder}/ca.crt", "auth": "on"}
-    return {"tls": tls}
-
-
 def test_verification_asks_for_chain_dates_and_usage(tmp_path: Path) -> None:
     authority, other = (make("p256", ca=True, name=name) for name in ("authority", "other"))
-    with start_server(tmp_path, _verified(tmp_path, authority)) as server:
+    (tmp_path / "ca.crt").write_bytes(authority.cert_pem)
+    with start_server(tmp_path, tls={"ca": str(tmp_path / "ca.crt"), "auth": "on"}) as server:
         for good in (
             make(issuer=authority, eku=["client"]),
             make(issuer=authority),
@@ -86,8 +82,8 @@ def test_verification_asks_for_chain_dates_and_usage(tmp_path: Path) -> None:
 
 
 def test_skip_auth_opens_its_route_alone(tmp_path: Path) -> None:
-    config = {"api": {"/v1/ready": {"skip_auth": True}, "/v1/status": {"timeout": "3s"}}}
-    with start_server(tmp_path, config) as server:
+    config: dict[str, Any] = {"api": {"/v1/ready": {"skip_auth": True}, "/v1/status": {"timeout": "3s"}}}
+    with start_server(tmp_path, **config) as server:
         nobody = Caller(server.port, None, tmp_path)
         assert nobody.call("GET", "/v1/ready").status == 200
         assert nobody.call("GET", "/version").status == 200
@@ -100,8 +96,8 @@ def test_skip_auth_opens_its_route_alone(tmp_path: Path) -> None:
 def test_a_timeout_of_the_configuration_shows_in_the_list_of_routes(tmp_path: Path) -> None:
     pair = make()
     identity = Caller(0, pair, tmp_path).identity
-    config = {"admin": {"identity": identity}, "api": {"/v1/status": {"timeout": "3s"}}}
-    with start_server(tmp_path, config) as server:
+    config: dict[str, Any] = {"admin": {"identity": identity}, "api": {"/v1/status": {"timeout": "3s"}}}
+    with start_server(tmp_path, **config) as server:
         listed = Caller(server.port, pair, tmp_path).call("GET", "/v1/api").json
     assert {"method": "GET", "path": "/v1/status", "max_body": 0, "timeout": 3} in listed
 
@@ -110,9 +106,9 @@ def test_a_timeout_of_the_configuration_shows_in_the_list_of_routes(tmp_path: Pa
 def test_the_admin_can_be_disabled(tmp_path: Path, admin: str) -> None:
     pair = make()
     user = Caller(0, pair, tmp_path).identity
-    config = {"admin": {"identity": admin}, "policy": {"p": {"allow": ["/v1/identity/*"], "identities": [user]}}}
-    with start_server(tmp_path, config) as server:
-        assert "<disabled>" in server.wait_for("^Admin")
+    config: dict[str, Any] = {"admin": {"identity": admin}, "policy": {"p": {"allow": ["/v1/identity/*"], "identities": [user]}}}
+    with start_server(tmp_path, **config) as server:
+        assert "<disabled>" in server.line("Admin")
         caller = Caller(server.port, pair, tmp_path)
         assert admin in caller.call("GET", "/v1/identity/list/").json["identities"]
         assert caller.call("GET", "/v1/status").status == 403
@@ -122,8 +118,8 @@ def test_a_hundred_thousand_identities(tmp_path: Path) -> None:
     pair = make()
     user = Caller(0, pair, tmp_path).identity
     identities = [f"{number:064x}" for number in range(100_000)]
-    config = {"policy": {"p": {"allow": ["/v1/identity/*"], "identities": [*identities, user]}}}
-    with start_server(tmp_path, config) as server:
+    config: dict[str, Any] = {"policy": {"p": {"allow": ["/v1/identity/*"], "identities": [*identities, user]}}}
+    with start_server(tmp_path, **config) as server:
         caller = Caller(server.port, pair, tmp_path)
         listed = json.loads(caller.call("GET", "/v1/identity/list/").body)["identities"]
         assert len(listed) == 100_002

@@ -16,7 +16,7 @@ def test_every_golden_case(tmp_path: Path) -> None:
         (keys / f"case-{number}").write_bytes(case.stored_key)
     pair = new_pair()
     admin = Caller(0, pair, tmp_path)
-    with start_server(tmp_path, {"admin": {"identity": admin.identity}}) as server:
+    with start_server(tmp_path, admin={"identity": admin.identity}) as server:
         caller = Caller(server.port, pair, tmp_path)
         wrong = []
         for number, case in numbered:

@@ -2,12 +2,9 @@
 
 import http.client
 import json
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,25 +14,15 @@ import pytest
 from keswick.identity import APIKey
 from support.api import Caller, new_pair
 from support.certificates import make
-from support.server import RunningServer, full_config, running, start_server
+from support.cli import kes
+from support.server import running, start_server, write_config
 
 
-def _run(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "keswick", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **environment},
-        check=False,
-    )
-
-
-def _refused(folder: Path, config: dict[str, Any], *arguments: str) -> str:
+def _refused(folder: Path, *arguments: str, **config: Any) -> str:
     """The error line of a server that does not start."""
-    (folder / "config.yaml").write_text(json.dumps(full_config(folder, config, APIKey.generate())))
-    done = _run("server", "--config", str(folder / "config.yaml"), *arguments)
-    assert done.returncode == 1
+    path = write_config(folder, APIKey.generate(), config)
+    done = kes("server", "--config", str(path), *arguments)
+    assert done.code == 1
     assert "Traceback" not in done.stderr
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("Error: ")
@@ -54,46 +41,46 @@ def folder(tmp_path: Path) -> Path:
 def test_port_taken(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        line = _refused(folder, {"address": f"127.0.0.1:{port}"})
+        line = _refused(folder, address=f"127.0.0.1:{port}")
     assert f"cannot listen on 127.0.0.1:{port}" in line
 
 
 def test_no_configuration_names_what_to_do() -> None:
-    done = _run("server")
-    assert done.returncode == 1
+    done = kes("server")
+    assert done.code == 1
     assert "--dev" in done.stderr
     assert "kes init" in done.stderr
 
 
 def test_certificate_without_names(folder: Path) -> None:
     make("p256").write(folder, "server")
-    assert "does not contain any DNS or IP address as SAN" in _refused(folder, {})
+    assert "does not contain any DNS or IP address as SAN" in _refused(folder)
 
 
 def test_key_that_does_not_fit(folder: Path) -> None:
     other = make("p256", sans=["localhost"])
     (folder / "server.key").write_bytes(other.key_pem)
-    assert "server.key" in _refused(folder, {})
+    assert "server.key" in _refused(folder)
 
 
 @pytest.mark.parametrize("content", [b"", b"no pem", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
 def test_broken_certificate_files(folder: Path, content: bytes) -> None:
     (folder / "server.crt").write_bytes(content)
-    assert "tls.cert" in _refused(folder, {})
+    assert "tls.cert" in _refused(folder)
 
 
 def test_missing_files(folder: Path) -> None:
     (folder / "server.key").unlink()
-    assert "No such file" in _refused(folder, {})
+    assert "No such file" in _refused(folder)
 
 
 def test_key_store_that_is_a_file(folder: Path) -> None:
     (folder / "keys").write_text("")
-    assert "keys" in _refused(folder, {})
+    assert "keys" in _refused(folder)
 
 
 def test_unknown_configuration_key_has_its_line(folder: Path) -> None:
-    line = _refused(folder, {"adress": "127.0.0.1:1"})
+    line = _refused(folder, adress="127.0.0.1:1")
     assert "did you mean 'address'" in line
     assert "line 1" in line
 
@@ -107,20 +94,19 @@ def test_unknown_configuration_key_has_its_line(folder: Path) -> None:
     ],
 )
 def test_flags_that_cannot_be_followed(folder: Path, arguments: tuple[str, ...], message: str) -> None:
-    assert message in _refused(folder, {}, *arguments)
+    assert message in _refused(folder, *arguments)
 
 
 def test_check_reads_validates_and_exits(folder: Path) -> None:
     api_key = APIKey.generate()
-    path = folder / "config.yaml"
     policy = {"a": {"allow": ["/v1/key/*/x*"], "deny": ["/v1/key/*/y"]}}
-    path.write_text(json.dumps(full_config(folder, {"policy": policy}, api_key)))
-    done = _run("server", "--config", str(path), "--check")
-    assert (done.returncode, done.stderr) == (0, "")
+    path = write_config(folder, api_key, {"policy": policy})
+    done = kes("server", "--config", str(path), "--check")
+    assert (done.code, done.stderr) == (0, "")
     assert "/v1/key/*/y" in done.stdout  # its two readings differ
     assert not (folder / "keys").exists()
     path.write_text("admin: {identity: }")
-    assert _run("server", "--config", str(path), "--check").returncode == 1
+    assert kes("server", "--config", str(path), "--check").code == 1
 
 
 # --- while it runs ---
@@ -132,34 +118,27 @@ def _with_admin(folder: Path, **config: Any) -> tuple[dict[str, Any], Any]:
     return {"admin": {"identity": identity}, **config}, pair
 
 
-def _reload(server: RunningServer, config: dict[str, Any], expect: str, *, stderr: bool = False) -> str:
-    seen = len(server.stderr if stderr else server.stdout)
-    server.configure(full_config(server.folder, config, server.api_key))
-    server.signal(signal.SIGHUP)
-    return server.wait_for(expect, stderr=stderr, after=seen)
-
-
 def test_reload_takes_over_policies_and_keeps_connections_and_keys(folder: Path) -> None:
     config, pair = _with_admin(folder)
     user = new_pair()
     identity = Caller(0, user, folder).identity
-    with start_server(folder, config) as server:
+    with start_server(folder, **config) as server:
         admin, caller = Caller(server.port, pair, folder), Caller(server.port, user, folder)
         admin.call("PUT", "/v1/key/create/k")
         assert caller.call("PUT", "/v1/key/generate/k").status == 403
         sealed = admin.call("PUT", "/v1/key/encrypt/k", {"plaintext": "QQ=="}).json
         config["policy"] = {"p": {"allow": ["/v1/key/*"], "identities": [identity]}}
         config["keys"] = [{"name": "later"}]
-        _reload(server, config, "SIGHUP signal completed")
+        server.reload(**config)
         assert caller.call("PUT", "/v1/key/generate/k").status == 200  # over the connection it had
         assert caller.call("GET", "/v1/key/describe/later").status == 200
         # The cached key is still there although its file is gone: the cache outlives the reload.
         (folder / "keys" / "k").unlink()
-        _reload(server, config, "SIGHUP signal completed")
+        server.reload(**config)
         assert caller.call("PUT", "/v1/key/decrypt/k", sealed).json == {"plaintext": "QQ=="}
         # Another store has other keys.
         config["keystore"] = {"fs": {"path": str(folder / "other")}}
-        _reload(server, config, "SIGHUP signal completed")
+        server.reload(**config)
         assert caller.call("PUT", "/v1/key/decrypt/k", sealed).status == 404
 
 
@@ -174,20 +153,20 @@ def test_reload_takes_over_policies_and_keeps_connections_and_keys(folder: Path)
 )
 def test_a_broken_file_keeps_the_old_state_and_says_why(folder: Path, change: dict[str, Any], why: str) -> None:
     config, pair = _with_admin(folder)
-    with start_server(folder, config) as server:
+    with start_server(folder, **config) as server:
         admin = Caller(server.port, pair, folder)
-        line = _reload(server, {**config, **change}, "Failed to reload server config", stderr=True)
+        line = server.reload("Failed to reload server config", stream="stderr", **{**config, **change})
         assert why in line
         assert admin.call("PUT", "/v1/key/create/still-here").status == 200
 
 
 def test_a_reload_brings_the_new_certificate_to_new_connections(folder: Path) -> None:
     config, pair = _with_admin(folder)
-    with start_server(folder, config) as server:
+    with start_server(folder, **config) as server:
         kept = Caller(server.port, pair, folder)
         before = _certificate(kept)
         make("p256", sans=["localhost"], eku=["server"]).write(folder, "server")
-        _reload(server, config, "SIGHUP signal completed")
+        server.reload(**config)
         assert kept.call("GET", "/version").status == 200
         assert _certificate(Caller(server.port, pair, folder)) != before
 
@@ -204,7 +183,7 @@ def test_verification_switched_on_ends_old_connections(folder: Path) -> None:
     config, pair = _with_admin(folder)
     authority = make("p256", ca=True, name="authority")
     (folder / "ca.crt").write_bytes(authority.cert_pem)
-    with start_server(folder, config) as server:
+    with start_server(folder, **config) as server:
         old = Caller(server.port, pair, folder)
         assert old.call("GET", "/version").status == 200
         trusted = make("p256", issuer=authority, eku=["client"])
@@ -215,7 +194,7 @@ def test_verification_switched_on_ends_old_connections(folder: Path) -> None:
             "ca": str(folder / "ca.crt"),
             "auth": "on",
         }
-        _reload(server, config, "SIGHUP signal completed")
+        server.reload(**config)
         _until(lambda: _is_cut(old))
         assert Caller(server.port, trusted, folder).call("GET", "/v1/ready").status == 200
 
@@ -231,28 +210,28 @@ def _is_cut(caller: Caller) -> bool:
 
 def test_a_new_address_waits_for_a_new_start(folder: Path) -> None:
     config, pair = _with_admin(folder)
-    with start_server(folder, config) as server:
-        _reload(server, {**config, "address": "127.0.0.1:1"}, "address", stderr=True)
+    with start_server(folder, **config) as server:
+        server.reload("new 'address'", stream="stderr", **{**config, "address": "127.0.0.1:1"})
         assert Caller(server.port, pair, folder).call("GET", "/v1/ready").status == 200
 
 
 def test_terminate_lets_running_requests_end_and_exits_cleanly(folder: Path) -> None:
     config, pair = _with_admin(folder)
-    with start_server(folder, config) as server:
+    with start_server(folder, **config) as server:
         admin = Caller(server.port, pair, folder)
         assert admin.call("PUT", "/v1/key/create/k").status == 200
         stream = http.client.HTTPSConnection("127.0.0.1", server.port, context=admin.context, timeout=20)
         stream.request("GET", "/v1/log/audit")
         response = stream.getresponse()
         assert server.stop() == 0
-        assert server.stdout[-1] == "=> Stopping server... Goodbye."
+        assert server.stdout.endswith("=> Stopping server... Goodbye.\n")
         response.read()  # the stream ended
         stream.close()
 
 
 def test_every_acknowledged_key_survives_sigkill(folder: Path) -> None:
     config, pair = _with_admin(folder)
-    with start_server(folder, config) as server:
+    with start_server(folder, **config) as server:
         acknowledged: list[str] = []
         enough = threading.Event()
 
@@ -275,7 +254,7 @@ def test_every_acknowledged_key_survives_sigkill(folder: Path) -> None:
         server.process.kill()
         for worker in workers:
             worker.join(60)
-    with start_server(folder, config) as server:
+    with start_server(folder, **config) as server:
         admin = Caller(server.port, pair, folder)
         for name in acknowledged:
             assert admin.call("PUT", f"/v1/key/generate/{name}").status == 200, name
@@ -286,7 +265,7 @@ def test_every_acknowledged_key_survives_sigkill(folder: Path) -> None:
 
 def test_the_key_folder_goes_away_and_comes_back(folder: Path) -> None:
     config, pair = _with_admin(folder, cache={"expiry": {"offline": "1h"}})
-    with start_server(folder, config) as server:
+    with start_server(folder, **config) as server:
         admin = Caller(server.port, pair, folder)
         admin.call("PUT", "/v1/key/create/k")
         admin.call("PUT", "/v1/key/generate/k")
@@ -312,14 +291,13 @@ def _until(condition: Any) -> None:
 
 
 def test_development_mode_needs_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "keswick", "server", "--dev", "--addr", "127.0.0.1:0"]
-    with running(command, tmp_path, tmp_path / "none", APIKey.generate()) as server:
-        key = APIKey.parse(server.wait_for("API Key").split()[-1])
-        assert key.identity in server.wait_for("Admin")
-        done = _run("key", "create", "k", "-k", KES_SERVER=server.endpoint, KES_API_KEY=key.text)
-        assert (done.returncode, done.stderr) == (0, "")
-        server.signal(signal.SIGHUP)
-        server.wait_for("nothing to reload", stderr=True)
+    with running(["server", "--dev", "--addr", "127.0.0.1:0"], tmp_path, APIKey.generate()) as server:
+        key = APIKey.parse(server.line("API Key").split()[-1])
+        assert key.identity in server.line("Admin")
+        done = kes("key", "create", "k", "-k", env={"KES_SERVER": server.endpoint, "KES_API_KEY": key.text})
+        assert (done.code, done.stderr) == (0, "")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("nothing to reload", stream="stderr")
         assert server.stop() == 0
 
 
@@ -327,7 +305,7 @@ def test_the_second_listener_shows_metrics_and_readiness_alone(folder: Path) -> 
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     config, pair = _with_admin(folder, metrics={"address": f"127.0.0.1:{port}"})
-    with start_server(folder, config) as server:
+    with start_server(folder, **config) as server:
         admin = Caller(server.port, pair, folder)
         admin.call("PUT", "/v1/key/create/my-secret-name")
         answers = {}

@@ -58,6 +58,9 @@ class Caller:
     def close(self) -> None:
         self._connection.close()
 
+    def __del__(self) -> None:  # so that a test need not close each of its callers
+        self.close()
+
 
 def new_pair() -> Pair:
     return make("ed25519", eku=["client"])

@@ -69,6 +69,23 @@ class RunningServer:
                 raise RuntimeError(f"no {text!r} on {stream} in time:\n{self.stdout}\n{self.stderr}")
             time.sleep(0.01)
 
+    def line(self, text: str, *, stream: str = "stdout") -> str:
+        """The newest line with that text, once there is one."""
+        self.wait_for(text, stream=stream)
+        return [line for line in (self.folder / stream).read_text().splitlines() if text in line][-1]
+
+    def configure(self, **overrides: Any) -> None:
+        """Write another configuration, which is read at the next reload."""
+        write_config(self.folder, APIKey.parse(self.api_key), overrides)
+
+    def reload(self, expect: str = "SIGHUP signal completed", *, stream: str = "stdout", **overrides: Any) -> str:
+        """Write another configuration, tell the server, and wait until it says what is expected; that line."""
+        self.configure(**overrides)
+        count = (self.folder / stream).read_text().count(expect) + 1
+        self.process.send_signal(signal.SIGHUP)
+        self.wait_for(expect, stream=stream, count=count)
+        return self.line(expect, stream=stream)
+
     def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 30.0) -> int:
         """Send the signal and wait; the exit code."""
         self.process.send_signal(number)
@@ -91,7 +108,7 @@ def start_server(
     """
     folder.mkdir(parents=True, exist_ok=True)
     api_key = APIKey.generate()
-    cert, key, config = folder / "server.crt", folder / "server.key", folder / "config.yaml"
+    cert, key = folder / "server.crt", folder / "server.key"
     if not cert.exists():
         pair = self_signed(
             "localhost", lifetime=timedelta(days=1), dns=["localhost"], ips=["127.0.0.1", "::1"], server=True
@@ -99,22 +116,25 @@ def start_server(
         cert.write_text(pair.certificate_pem)
         key.touch(mode=0o600)
         key.write_text(pair.key_pem())
-    defaults: dict[str, Any] = {
-        "address": "127.0.0.1:0",
-        "admin": {"identity": api_key.identity},
-        "tls": {"key": str(key), "cert": str(cert)},
-        "keystore": {"fs": {"path": str(folder / "keys")}},
-    }
-    config.write_text(yaml.safe_dump(_merged(defaults, overrides)))
+    config = write_config(folder, api_key, overrides)
+    with running(["server", "--config", str(config), *arguments], folder, api_key, environment) as server:
+        yield server
+
+
+@contextmanager
+def running(
+    arguments: Sequence[str], folder: Path, api_key: APIKey, environment: Mapping[str, str] | None = None
+) -> Iterator[RunningServer]:
+    """Any `kes` command that starts a server, once it serves; killed in the end if it still runs."""
     with open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "keswick", "server", "--config", str(config), *arguments],
+            [sys.executable, "-m", "keswick", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
             env={**os.environ, "PYTHONPATH": SOURCES, **(environment or {})},
         )
-    server = RunningServer(process, folder, config, cert, api_key.text)
+    server = RunningServer(process, folder, folder / "config.yaml", folder / "server.crt", api_key.text)
     try:
         server.wait_for(UP)
         server.endpoint = next(word for word in server.stdout.split() if word.startswith("https://"))
@@ -122,6 +142,19 @@ def start_server(
     finally:
         process.kill()
         process.wait()
+
+
+def write_config(folder: Path, api_key: APIKey, overrides: Mapping[str, Any]) -> Path:
+    """A whole configuration in `folder/config.yaml`."""
+    defaults: dict[str, Any] = {
+        "address": "127.0.0.1:0",
+        "admin": {"identity": api_key.identity},
+        "tls": {"key": str(folder / "server.key"), "cert": str(folder / "server.crt")},
+        "keystore": {"fs": {"path": str(folder / "keys")}},
+    }
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(_merged(defaults, overrides)))
+    return config
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Import(_Body):
 
     key: bytes = b""
     cipher: str = ""
-    bytes: bytes | None = None
+    material: bytes | None = msgspec.field(default=None, name="bytes")
     algorithm: str = ""
 
 
@@ -52,7 +52,7 @@ _strict: dict[type[_Body], Callable[[bytes], Any]] = {
     model: msgspec.json.Decoder(model).decode for model in (Generate, Encrypt, Decrypt, HMAC, Import)
 }
 _strict_bulk = msgspec.json.Decoder(list[Decrypt]).decode
-_BYTE_FIELDS = frozenset({"context", "plaintext", "ciphertext", "message", "key", "bytes"})
+_TEXT_FIELDS = frozenset({"cipher", "algorithm"})
 
 
 def decode(model: type[Body], body: bytes) -> Body:
@@ -89,12 +89,13 @@ def _from_value(model: type[Body], value: Any) -> Body:
         return model()
     if not isinstance(value, dict):
         raise ValueError("not an object")
+    names = dict(zip(model.__struct_encode_fields__, model.__struct_fields__, strict=True))
     fields: dict[str, Any] = {}
     for key, item in value.items():
-        name = key.lower()
-        if name not in model.__struct_fields__ or item is None:
+        name = names.get(key.lower())
+        if name is None or item is None:
             continue
         if not isinstance(item, str):
             raise ValueError(f"field {name!r} is not a string")
-        fields[name] = b64decode_go(item) if name in _BYTE_FIELDS else item
+        fields[name] = item if name in _TEXT_FIELDS else b64decode_go(item)
     return model(**fields)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from keswick._native import Reply, Request
+from keswick._native import Request
 from keswick.crypto import KeyFormatError, SecretKey
 from keswick.keystore import KeyNotFound, KeyStoreError
 from keswick.names import is_name, is_stored_name
 
-from .replies import ApiError
+from .replies import ApiError, Reply
 
 if TYPE_CHECKING:
     from .routes import Route

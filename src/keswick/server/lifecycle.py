@@ -71,6 +71,8 @@ def configured(options: ServerOptions) -> Config:
             "or try a server that forgets everything with '--dev'"
         )
     config = load_config(options.config, apis={route.path: route.path in SKIPPABLE for route in ROUTES})
+    if config.tls is not None and config.tls.proxy.identities:
+        raise ConfigError("tls.proxy: this version does not take forwarded certificates; remove 'tls.proxy.identities'")
     if config.tls is not None and (options.key or options.cert):
         section = dataclasses.replace(
             config.tls, key=options.key or config.tls.key, cert=options.cert or config.tls.cert

@@ -129,12 +129,20 @@ class _Log(Generic[Event]):
             self._drop(1)
             return ()
         for stream, form in streams:
-            if not stream.send(lines[form]):
-                if stream.closed:
-                    self._unsubscribe(stream)
-                else:
-                    self.lost += 1
+            self._send(stream, lines[form])
         return (lines[console],) if console else ()
+
+    def _send(self, stream: LogStream, line: bytes) -> None:
+        try:
+            if stream.send(line):
+                return
+            closed = stream.closed
+        except Exception:  # one broken stream must not cost the others their events
+            closed = True
+        if closed:
+            self._unsubscribe(stream)
+        else:
+            self.lost += 1
 
     def _write(self, lines: Sequence[bytes]) -> None:
         """Write all lines. When the console fails they are dropped, and the next ones try again."""

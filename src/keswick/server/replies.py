@@ -4,7 +4,10 @@ from typing import Any
 
 import msgspec
 
-from keswick._native import Headers, Reply
+from keswick._native import Headers
+
+Reply = tuple[int, Headers, bytes]
+"""Status, headers, body."""
 
 JSON = Headers([("Content-Type", "application/json")])
 NDJSON = Headers([("Content-Type", "application/x-ndjson")])

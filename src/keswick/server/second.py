@@ -3,10 +3,10 @@
 It shows no key name and no identity, and nothing can be changed through it.
 """
 
-from keswick._native import Reply, Request
+from keswick._native import Request
 
 from .call import Answer, Call
-from .replies import NOT_FOUND, ApiError
+from .replies import NOT_FOUND, ApiError, Reply
 from .routes import find
 from .service import Service
 

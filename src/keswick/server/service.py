@@ -12,14 +12,14 @@ from concurrent.futures import Executor
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
-from keswick._native import Reply, Request, Stream
+from keswick._native import Request, Stream
 from keswick.encoding import rfc3339
 
 from .authentication import authorize, caller_of
 from .call import Answer, Call, Handler
 from .logs import AuditLog, ErrorLog
 from .metrics import Metrics, Recorder
-from .replies import NOT_FOUND, ApiError, redirect
+from .replies import NOT_FOUND, ApiError, Reply, redirect
 from .routes import ROUTES, find, lacks_slash
 from .state import State
 

@@ -4,9 +4,9 @@ itself."""
 from collections.abc import Callable
 
 from keswick import _native
-from keswick._native import Reply, Request, Tls
+from keswick._native import Request, Tls
 
-from .replies import ApiError
+from .replies import ApiError, Reply
 from .routes import ROUTES
 
 OVERLOAD = ApiError(503, "server is overloaded, try again").reply()

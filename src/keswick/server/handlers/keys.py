@@ -5,14 +5,13 @@ from typing import Any
 
 import msgspec
 
-from keswick._native import Reply
 from keswick.crypto import AES256, DecryptionError, NoHMACKeyError, SecretKey, algorithm_from_name
 from keswick.keystore import KeyExists, KeyNotFound, KeyStoreError
 from keswick.names import is_pattern
 
 from .. import bodies
 from ..call import Answer, Call
-from ..replies import EMPTY, NDJSON, ApiError, json_reply, sealed_reply
+from ..replies import EMPTY, NDJSON, ApiError, Reply, json_reply, sealed_reply
 
 PAGE = 1024
 """Names on one page of a list; clients read at most 1 MiB of one."""
@@ -144,8 +143,8 @@ def import_(call: Call) -> Answer:
         body = bodies.decode(bodies.Import, call.request.body)
     except ValueError:
         raise ApiError(400, "invalid import key request body") from None
-    if body.bytes is not None and not body.key:
-        material, cipher = body.bytes, body.cipher or body.algorithm or AES256
+    if body.material is not None and not body.key:
+        material, cipher = body.material, body.cipher or body.algorithm or AES256
     else:
         material, cipher = body.key, body.cipher
     try:

@@ -3,12 +3,11 @@ admin."""
 
 from typing import Any
 
-from keswick._native import Reply
 from keswick.names import is_name, is_pattern
 from keswick.policy import Policy
 
 from ..call import Answer, Call
-from ..replies import ApiError, json_reply
+from ..replies import ApiError, Reply, json_reply
 
 
 def describe(call: Call) -> Answer:

@@ -5,12 +5,12 @@ import platform
 import time
 
 import keswick
-from keswick._native import Headers, Reply
+from keswick._native import Headers
 from keswick.keystore import KeyStoreError, KeyStoreUnreachable
 
 from ..call import Answer, Call
 from ..metrics import CONTENT_TYPE, resident_memory, stack_memory
-from ..replies import EMPTY, ApiError, json_reply
+from ..replies import EMPTY, ApiError, Reply, json_reply
 
 COMMIT = "<unknown>"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "i386": "386"}
