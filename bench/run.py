@@ -54,6 +54,8 @@ MEMORY_BOUND = 60.0
 """MB of resident memory, however many requests were answered."""
 MEMORY_GROWTH_BOUND = 1.05
 """Memory after the last request, as a ratio to a quarter of them."""
+MOST_FOR_OTHERS = 0.1
+"""The part of the machine that other programs may take before the report warns."""
 MANY_KEYS = 100_000
 MANY_KEYS_BOUND = 1.1
 """CPU of a generate beside many keys, as a ratio to the same beside a few."""
@@ -100,6 +102,8 @@ class Sample:
     """Seconds that 99 of 100 requests did not exceed."""
     load: float
     """The part of the time that the load program was busy; near 1 it holds the throughput down, not the server."""
+    others: float
+    """The part of all processors' time that other programs took."""
 
 
 def main() -> int:
@@ -150,6 +154,9 @@ def compare_with_nginx(lab: "Lab", report: "Report", rounds: int, seconds: float
             for target in targets
         )
         report.note(f"the load program was busy with {load}")
+    others = statistics.median(sample.others for taken in samples.values() for sample in taken)
+    if others > MOST_FOR_OTHERS:
+        report.note(f"Other programs took {others:.0%} of the machine: do not trust these figures.")
 
 
 def watch_memory(lab: "Lab", report: "Report", requests: int) -> None:
@@ -344,11 +351,11 @@ class Lab:
             assert load.stdout is not None
             if load.stdout.readline() != "ready\n":
                 raise SystemExit(f"no load on {target.name}, {shape.name}")
-            before = cpu_seconds(target.server.process.pid)
+            before, all_before = cpu_seconds(target.server.process.pid), all_cpu_seconds()
             load.stdin.write("\n")
             load.stdin.flush()
             line = load.stdout.readline()
-            cpu = cpu_seconds(target.server.process.pid) - before
+            cpu, all_cpu = cpu_seconds(target.server.process.pid) - before, all_cpu_seconds() - all_before
         if load.returncode != 0:
             raise SystemExit(f"requests failed, {target.name}, {shape.name}: {line}")
         result: dict[str, Any] = json.loads(line)
@@ -357,6 +364,7 @@ class Lab:
             throughput=result["requests"] / result["seconds"],
             p99=result["latency_us"]["p99"] / 1e6,
             load=result["cpu_seconds"] / result["seconds"],
+            others=(all_cpu - cpu - result["cpu_seconds"]) / result["seconds"] / (os.cpu_count() or 1),
         )
 
 
@@ -414,6 +422,12 @@ def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     children = " ".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")).split()
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND + sum(cpu_seconds(int(child)) for child in children)
+
+
+def all_cpu_seconds() -> float:
+    """The time that all processors together were busy (proc(5): /proc/stat without its idle and iowait)."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4]) / TICKS_PER_SECOND
 
 
 def memory(pid: int) -> float:
