@@ -78,6 +78,14 @@ def full_pipe() -> Iterator[tuple[int, int]]:
     os.close(writer)
 
 
+def drain(reader: int, *, lines: int) -> list[bytes]:
+    """Read a pipe until so many lines have come after what filled it."""
+    seen = b""
+    while seen.count(b"\n") < lines:
+        seen += os.read(reader, 1 << 16)
+    return seen.lstrip(b"x").splitlines()
+
+
 def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 30
     while not condition():
@@ -352,10 +360,7 @@ def test_a_console_that_stands_still_never_blocks_the_caller(full_pipe: tuple[in
     assert log.dropped >= 800
     log.close(0)
     kept = log.events - log.dropped
-    seen = b""
-    while seen.count(b"\n") < kept:
-        seen += os.read(reader, 1 << 16)
-    lines = seen.lstrip(b"x").splitlines()
+    lines = drain(reader, lines=kept)
     assert all(json.loads(line) for line in lines)
     assert len(lines) == kept
 
@@ -371,9 +376,7 @@ def test_a_required_log_refuses_requests_before_it_loses_events(full_pipe: tuple
     for _ in range(in_flight):
         record(log)
     assert log.dropped == 0
-    seen = b""
-    while seen.count(b"\n") < log.events:
-        seen += os.read(reader, 1 << 16)
+    drain(reader, lines=log.events)
     until(log.ready)
     log.close()
     assert log.dropped == 0
@@ -388,8 +391,7 @@ def test_a_log_that_is_not_required_or_not_enabled_never_refuses(full_pipe: tupl
     log.configure(enabled=False, required=True)
     assert log.ready()
     log.close(0)
-    while log._writer is not None and log._writer.is_alive():
-        os.read(full_pipe[0], 1 << 16)
+    drain(full_pipe[0], lines=log.events - log.dropped)
 
 
 def test_a_broken_console_does_not_end_the_log() -> None:
@@ -441,9 +443,7 @@ def test_a_console_that_does_not_block_is_waited_for(full_pipe: tuple[int, int])
     log = AuditLog(file=writer)
     log.configure(enabled=True)
     record(log)
-    seen = b""
-    while not seen.endswith(b"\n"):
-        seen += os.read(reader, 1 << 16)
+    drain(reader, lines=1)
     log.close()
     assert log.dropped == 0
 
