@@ -68,7 +68,7 @@ def test_a_file_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (b"a: 1\nb: \xff\n", "line 2: the file is not UTF-8 text"),
         ("a: b".encode("utf-16"), "line 1: the file is not UTF-8 text"),
-        (b"#" * (1 << 20) + b"\n", "the file is larger than 1048576 bytes"),
+        (b"#" * (32 << 20) + b"\n", "the file is larger than 33554432 bytes"),
     ],
 )
 def test_files_that_are_no_text(tmp_path: Path, data: bytes, message: str) -> None:

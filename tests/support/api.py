@@ -31,7 +31,9 @@ class Caller:
     """Somebody with a key pair, or with none, who calls one server over one connection."""
 
     def __init__(self, port: int, pair: Pair | None, folder: Path, *, chain: tuple[Pair, ...] = ()) -> None:
+        self.port = port
         context = ssl.create_default_context()
+        self._connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=20)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         self.identity = identity_of(pair.public_key_der) if pair else ""
@@ -39,8 +41,6 @@ class Caller:
             cert, key = pair.write(folder, self.identity[:16], chain=chain)
             context.load_cert_chain(cert, key)
         self.context = context
-        self.port = port
-        self._connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=20)
 
     def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """`body`: bytes as they are, anything else as JSON. Header names are written with underscores."""

@@ -16,7 +16,7 @@ import yaml
 from keswick.config.model import ConfigError
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_LARGEST = 1 << 20  # bytes of a file
+_LARGEST = 32 << 20  # bytes of a file; a hundred thousand identities take 7 MB
 _DEEPEST = 32  # levels of sections and lists in each other
 _MOST_MERGES = 100  # `<<` keys of a file, so that a few nested lines cannot stand for millions
 _NULLS = frozenset(["", "~", "null", "Null", "NULL"])
