@@ -5,6 +5,7 @@ with start_server(tmp_path, cache={"expiry": {"any": "1h"}}) as server:
         client.create_key("my-key")
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -16,8 +17,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from keswick.client import Client
 from keswick.identity import APIKey, self_signed
@@ -153,7 +152,7 @@ def write_config(folder: Path, api_key: APIKey, overrides: Mapping[str, Any]) ->
         "keystore": {"fs": {"path": str(folder / "keys")}},
     }
     config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump(_merged(defaults, overrides)))
+    config.write_text(json.dumps(_merged(defaults, overrides), indent=1))  # which is YAML, too
     return config
 
 
