@@ -1,0 +1,171 @@
+"""How a command finds its server and shows itself, and how it fails."""
+
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from keswick.identity import APIKey, certificate_for
+from support.certificates import make
+from support.cli import COMMAND, clean_environment, kes, kes_on_terminal
+from support.fake_server import Answer, fake_server
+
+API_KEY = APIKey.generate()
+ONE_KEY = Answer(body=b'{"names":["a"]}')
+
+
+@pytest.mark.parametrize("name", ["MINIO_KES_SERVER", "KES_SERVER", "MINIO_KMS_KES_ENDPOINT"])
+@pytest.mark.parametrize("key_name", ["MINIO_KES_API_KEY", "KES_API_KEY", "MINIO_KMS_KES_API_KEY"])
+def test_endpoint_and_api_key_by_every_name(tmp_path: Path, name: str, key_name: str) -> None:
+    with fake_server(tmp_path, lambda *_: ONE_KEY) as server:
+        environment = {name: server.endpoint, key_name: API_KEY.text, "KES_CA_FILE": str(server.ca_file)}
+        assert kes("key", "ls", env=environment) == (0, "Key\na\n", "")
+
+
+@pytest.mark.parametrize(
+    ("key_name", "cert_name"),
+    [
+        ("MINIO_KES_KEY_FILE", "MINIO_KES_CERT_FILE"),
+        ("KES_CLIENT_KEY", "KES_CLIENT_CERT"),
+        ("MINIO_KES_CLIENT_KEY", "MINIO_KES_CLIENT_CERT"),
+        ("KES_CLIENT_TLS_KEY_FILE", "KES_CLIENT_TLS_CERT_FILE"),
+    ],
+)
+def test_certificate_and_key_by_every_name(tmp_path: Path, key_name: str, cert_name: str) -> None:
+    cert, key = make(name="client").write(tmp_path, "client")
+    with fake_server(tmp_path, lambda *_: ONE_KEY, client_ca=cert) as server:
+        environment = {"KES_SERVER": server.endpoint, key_name: str(key), cert_name: str(cert)}
+        assert kes("key", "ls", env={**environment, "KES_CA_FILE": str(server.ca_file)}).code == 0
+        assert kes("key", "ls", env={**environment, "SSL_CERT_FILE": str(server.ca_file)}).code == 0
+        assert kes("key", "ls", "-k", env=environment).code == 0
+
+
+def test_the_first_variable_that_is_set_counts() -> None:
+    environment = {"MINIO_KES_API_KEY": "", "KES_API_KEY": API_KEY.text}
+    assert kes("key", "ls", env=environment).stderr == ("Error: no API key specified. Consider setting KES_API_KEY\n")
+
+
+@pytest.mark.parametrize(
+    ("environment", "error"),
+    [
+        ({}, "no API key specified. Consider setting KES_API_KEY"),
+        (
+            {"KES_API_KEY": API_KEY.text, "KES_CLIENT_KEY": "k", "KES_CLIENT_CERT": "c"},
+            "API key and private key file cannot be used at the same time",
+        ),
+        (
+            {"KES_API_KEY": API_KEY.text, "KES_CLIENT_CERT": "c"},
+            "API key and certificate file cannot be used at the same time",
+        ),
+        ({"KES_CLIENT_KEY": "k"}, "no certificate file specified. Consider setting KES_CLIENT_CERT"),
+        ({"KES_CLIENT_CERT": "c"}, "no private key file specified. Consider setting KES_CLIENT_KEY"),
+        ({"KES_API_KEY": "kes:v1:AAAA"}, "parsing API key: kes: invalid API key: invalid length"),
+        ({"KES_CLIENT_KEY": "no-k", "KES_CLIENT_CERT": "no-c"}, "no-c: No such file or directory"),
+        ({"KES_API_KEY": API_KEY.text, "KES_CA_FILE": "no-ca"}, "no-ca: No such file or directory"),
+        (
+            {"KES_API_KEY": API_KEY.text, "KES_SERVER": "ftp://x"},
+            "'ftp://x' is not an endpoint such as https://127.0.0.1:7373",
+        ),
+    ],
+)
+def test_settings_that_do_not_do(environment: Mapping[str, str], error: str) -> None:
+    assert kes("key", "ls", env=environment) == (1, "", f"Error: {error}\n")
+
+
+def test_an_encrypted_key_asks_on_the_terminal(tmp_path: Path) -> None:
+    pair = certificate_for(API_KEY)
+    cert, key = tmp_path / "client.crt", tmp_path / "client.key"
+    cert.write_text(pair.certificate_pem)
+    key.write_text(pair.key_pem("open sesame"))
+    prompt = "Enter password for private key:"
+    with fake_server(tmp_path, lambda *_: ONE_KEY, client_ca=cert) as server:
+        environment = {
+            "KES_SERVER": server.endpoint,
+            "KES_CA_FILE": str(server.ca_file),
+            "KES_CLIENT_KEY": str(key),
+            "KES_CLIENT_CERT": str(cert),
+            "NO_COLOR": "1",
+        }
+        code, shown = kes_on_terminal("key", "ls", env=environment, answers=[(prompt, "open sesame")])
+        assert (code, shown) == (0, f"{prompt} \nKey\na\n")
+        code, shown = kes_on_terminal("key", "ls", env=environment, answers=[(prompt, "wrong")])
+        assert (code, shown) == (1, f"{prompt} \nError: incorrect password\n")
+        code, shown = kes_on_terminal("key", "ls", env=environment, answers=[(prompt, "\x03")])
+        assert code == 1
+        assert "Traceback" not in shown
+
+
+def test_no_server() -> None:
+    environment = {"KES_SERVER": "127.0.0.1:1", "KES_API_KEY": API_KEY.text}
+    assert kes("key", "create", "k", env=environment) == (
+        1,
+        "",
+        'Error: failed to create key "k": cannot connect to https://127.0.0.1:1: connection refused; '
+        "does a server run there?\n",
+    )
+
+
+def test_a_server_with_another_name_or_unknown(tmp_path: Path) -> None:
+    with fake_server(tmp_path, lambda *_: ONE_KEY, sans=("example.com",)) as server:
+        environment = {"KES_SERVER": server.endpoint, "KES_API_KEY": API_KEY.text}
+        unknown = kes("ls", env=environment)
+        assert (unknown.code, unknown.stdout) == (1, "")
+        assert "is not trusted" in unknown.stderr
+        assert "set KES_CA_FILE" in unknown.stderr
+        mismatch = kes("ls", env={**environment, "KES_CA_FILE": str(server.ca_file)})
+        assert "is not valid for '127.0.0.1'" in mismatch.stderr
+        assert kes("ls", "-k", env=environment).code == 0
+
+
+def test_several_endpoints_are_tried_in_turn(tmp_path: Path) -> None:
+    with fake_server(tmp_path, lambda *_: ONE_KEY) as server:
+        environment = {"KES_SERVER": f"127.0.0.1:1,{server.endpoint}", "KES_API_KEY": API_KEY.text}
+        assert kes("ls", env={**environment, "KES_CA_FILE": str(server.ca_file)}) == (0, "Key\na\n", "")
+
+
+def test_an_interrupt_ends_a_request_without_a_word() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        environment = {"KES_SERVER": f"127.0.0.1:{listener.getsockname()[1]}", "KES_API_KEY": API_KEY.text}
+        process = subprocess.Popen(
+            [*COMMAND, "key", "ls"], env=clean_environment(environment), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        connection, _ = listener.accept()
+        with connection:
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=30) == (b"", b"")
+        assert process.returncode == 1
+
+
+@pytest.mark.parametrize("arguments", [("identity",), ("identity", "new"), ("--version",)])
+def test_a_reader_that_has_gone_is_no_error_to_talk_about(arguments: tuple[str, ...]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [*COMMAND, *arguments], stdout=writer, stderr=subprocess.PIPE, env=clean_environment(), check=False
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_full_disk_is_an_error() -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [*COMMAND, "identity"], stdout=full, stderr=subprocess.PIPE, env=clean_environment(), check=False
+        )
+    assert (done.returncode, done.stderr) == (1, b"Error: No space left on device\n")
+
+
+def test_without_standard_output_a_command_still_works() -> None:
+    done = subprocess.run(
+        ["bash", "-c", '"$0" -m keswick --version >&-', COMMAND[0]],
+        stderr=subprocess.PIPE,
+        env=clean_environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
