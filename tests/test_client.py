@@ -24,6 +24,7 @@ from keswick.client import (
 from keswick.identity import APIKey, certificate_for
 from support.certificates import make
 from support.fake_server import Answer, fake_server
+from support.server import start_server
 
 API_KEY = APIKey.generate()
 
@@ -96,6 +97,17 @@ def test_lists_are_read_to_the_end(tmp_path: Path) -> None:
     with fake_server(tmp_path, answers(pages)) as server, Client(server.endpoint, ca_file=server.ca_file) as client:
         assert list(client.list_keys("n")) == list(client.list_keys("n*")) == ["n1", "n2", "n3"]
         assert list(client.list_keys()) == []
+
+
+@pytest.mark.parametrize("token", ["n2", "n2~1"])
+def test_a_list_that_cannot_be_continued_is_not_taken_for_whole(tmp_path: Path, token: str) -> None:
+    body = json.dumps({"names": ["n1"], "continue_at": token}).encode()
+    with (
+        fake_server(tmp_path, lambda *_: Answer(body=body)) as server,
+        Client(server.endpoint, ca_file=server.ca_file) as client,
+        pytest.raises(APIError, match="more names than this server can list"),
+    ):
+        list(client.list_keys())
 
 
 @pytest.mark.parametrize(
@@ -263,6 +275,18 @@ def test_the_second_endpoint_serves_when_the_first_does_not(tmp_path: Path) -> N
         assert server.calls == ["POST /v1/key/create/k", "GET /v1/ready"]
 
 
+def test_the_endpoint_that_answers_is_asked_first_from_then_on(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    silent = Answer(silent=True)
+    with fake_server(tmp_path, lambda *_: silent) as first, fake_server(tmp_path / "b") as second:
+        authorities = tmp_path / "both.crt"
+        authorities.write_bytes(first.ca_file.read_bytes() + second.ca_file.read_bytes())
+        with Client([first.endpoint, second.endpoint], ca_file=authorities) as client:
+            for _ in range(3):
+                client.ready()
+        assert (len(first.calls), len(second.calls)) == (1, 3)
+
+
 def test_when_no_endpoint_answers_each_is_named() -> None:
     ports = free_port(), free_port()
     with pytest.raises(ConnectionFailed, match=rf"no server answers: .*:{ports[0]}: .*; .*:{ports[1]}: "):
@@ -325,6 +349,34 @@ def test_a_server_without_tls_is_called_so(tmp_path: Path) -> None:
                 Client(f"127.0.0.1:{listener.getsockname()[1]}").ready()
         finally:
             thread.join()
+
+
+# --- a real server ---
+
+
+def test_a_real_server_understands_it_all(tmp_path: Path) -> None:
+    with start_server(tmp_path) as server:
+        with Client(server.endpoint, ca_file=server.ca_file) as nobody, pytest.raises(ClientRefused, match="demands"):
+            nobody.version()
+        with server.client() as client:
+            client.ready()
+            assert not client.status().keystore_unreachable
+            client.create_key("k")
+            client.import_key("imported", bytes(32), "ChaCha20")
+            assert list(client.list_keys()) == ["imported", "k"]
+            assert client.describe_key("imported").algorithm == "ChaCha20"
+            data_key = client.generate_key("k", b"context")
+            assert client.decrypt("k", data_key.ciphertext, b"context") == data_key.plaintext
+            assert client.decrypt("imported", client.encrypt("imported", b"")) == b""
+            assert len(client.hmac("k", b"message")) == 32
+            me, policy = client.describe_self()
+            assert (me.is_admin, policy) == (True, None)
+            assert list(client.list_identities()) == [me.identity]
+            assert list(client.list_policies()) == []
+            client.delete_key("k")
+            with pytest.raises(APIError, match="key does not exist") as caught:
+                client.describe_key("k")
+            assert caught.value.status == 404
 
 
 # --- endpoints and credentials ---

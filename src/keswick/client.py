@@ -149,7 +149,8 @@ class _Reply(NamedTuple):
 
 
 class Client:
-    """Calls the servers at `endpoints`, which share one key store: each call goes to the first that can be reached.
+    """Calls the servers at `endpoints`, which share one key store: a call goes to the first that can be reached,
+    and later calls begin with that one.
 
     The client shows itself with an API key, or with the PEM files `cert` and `key`; `password` opens an encrypted key
     (a function is called only if it is). `ca_file`: a PEM file, or a folder of hashed ones, trusted besides the
@@ -292,8 +293,12 @@ class Client:
         resource = prefix if prefix.endswith("*") else prefix + "*"
         while resource:
             reply = self._call("GET", path + _quote(resource))
-            names, resource = _names(reply, field_, line_field)
+            names, following = _names(reply, field_, line_field)
             yield from names
+            if following and ("~" not in following or following == resource):
+                # The releases since October 2023 take their token for a prefix, and lose most of what follows.
+                raise APIError(reply.status, "there are more names than this server can list; narrow the prefix")
+            resource = following
 
     def _object(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
         reply = self._call(method, path, body)
@@ -308,11 +313,15 @@ class Client:
         failures = []
         for endpoint in self._endpoints:
             try:
-                return _checked(self._exchange(endpoint, method, path, body, repeatable))
+                reply = self._exchange(endpoint, method, path, body, repeatable)
             except ConnectionFailed as failure:
                 if failure.sent and not repeatable:
                     raise
                 failures.append(failure)
+                continue
+            if failures:  # begin with the one that answers from now on
+                self._endpoints = [endpoint, *(other for other in self._endpoints if other != endpoint)]
+            return _checked(reply)
         if len(failures) == 1:
             raise failures[0]
         raise ConnectionFailed("no server answers: " + "; ".join(map(str, failures))) from failures[0]
