@@ -19,6 +19,11 @@ _SPECIAL = frozenset("*?[\\")
 _NOTHING = "(?!)"
 
 
+_REMEMBERED = 1024
+"""Decisions of one policy that are remembered, of paths of at most so many characters:"""
+_REMEMBERED_LENGTH = 300
+
+
 class PatternError(ValueError):
     """A rule that is not a pattern. The text names the rule and the position."""
 
@@ -29,7 +34,7 @@ class Policy:
     With `globs_only` allow rules are globs without exception, as servers before October 2023 read them.
     """
 
-    __slots__ = ("_allowed", "_denied", "allow", "deny", "globs_only", "name")
+    __slots__ = ("_allowed", "_decisions", "_denied", "allow", "deny", "globs_only", "name")
 
     def __init__(self, name: str, allow: Iterable[str], deny: Iterable[str], *, globs_only: bool = False) -> None:
         self.name: Final = name
@@ -38,10 +43,21 @@ class Policy:
         self.globs_only: Final = globs_only
         self._allowed: Final = _union(_allow_regex(rule, globs_only) for rule in self.allow if rule).match
         self._denied: Final = _union(_deny_regex(rule) for rule in self.deny if rule).match
+        self._decisions: Final[dict[str, bool]] = {}
 
     def permits(self, path: str) -> bool:
         """Whether a request for the decoded `path` is permitted: not denied, and allowed."""
-        return self._denied(path) is None and self._allowed(path) is not None
+        decision = self._decisions.get(path)
+        return self._decide(path) if decision is None else decision
+
+    def _decide(self, path: str) -> bool:
+        """Callers use few paths again and again, so decisions are remembered, within bounds."""
+        decision = self._denied(path) is None and self._allowed(path) is not None
+        if len(path) <= _REMEMBERED_LENGTH:
+            if len(self._decisions) >= _REMEMBERED:
+                self._decisions.clear()
+            self._decisions[path] = decision
+        return decision
 
     def __repr__(self) -> str:
         return f"Policy({self.name!r}, allow={self.allow!r}, deny={self.deny!r})"

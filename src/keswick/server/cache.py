@@ -88,7 +88,8 @@ class KeyCache(Generic[K]):
         if entry is None:
             return None
         now = self._clock()
-        if not self._alive(entry, now):
+        fresh = now - entry.inserted < self._any and now - entry.used < self._unused
+        if (not fresh or self._outage_noticed is not None) and not self._alive(entry, now):
             return None
         entry.used = now
         self.hits += 1

@@ -308,8 +308,8 @@ class AuditLog(_Log[_Answered]):
         `required`: see `ready`. `unit`: of the response time on the console.
         """
         self.enabled = enabled
+        self.required = required and enabled
         self._unit = unit
-        self._required = required
         self._skipped = frozenset(path for path in skip if not path.endswith("*"))
         self._skipped_prefixes = tuple(path[:-1] for path in skip if path.endswith("*"))
 
@@ -320,7 +320,7 @@ class AuditLog(_Log[_Answered]):
 
     def ready(self) -> bool:
         """Whether a request may be let in: when the log is required, not while its events might be lost."""
-        if not self._required or not self.enabled:
+        if not self.required:
             return True
         return not self._broken and self._queue.qsize() < self._queue_events // 2
 

@@ -3,8 +3,11 @@
 A path that ends in a slash is a prefix; what follows it is the resource. A route whose method is PUT takes POST too.
 """
 
+import re
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
+from urllib.parse import unquote
 
 from keswick._native import Headers
 
@@ -82,8 +85,53 @@ SKIPPABLE = frozenset({"/version", "/v1/ready", "/v1/status", "/v1/metrics", "/v
 """The routes that `api.<path>.skip_auth` may open to callers without a certificate: they show no key and change
 nothing."""
 
+
+class UncleanPath(Exception):
+    """A path that could mean one thing to a route and another to a policy. `clean`: what it is cleaned to, or None."""
+
+    def __init__(self, clean: str | None) -> None:
+        super().__init__()
+        self.clean = clean
+
+
+_UNCLEAN = re.compile(r"//|/\.\.?(?:/|\Z)|\0|\A(?!/)").search
+_REMEMBERED_LENGTH = 300
+
 _EXACT = {route.path: route for route in ROUTES if not route.path.endswith("/")}
 _PREFIX = {route.path: route for route in ROUTES if route.path.endswith("/")}
+
+
+def resolve(raw: str) -> tuple[Route | None, str, str]:
+    """From a path as it was sent: its route, the decoded path, and the resource behind the route's prefix.
+
+    Route, policy and audit log see the one decoded path; what is no UTF-8 in it becomes U+FFFD. Raises UncleanPath.
+    """
+    # Clients use few paths again and again. Long ones, which only a stranger sends, would fill the memory.
+    return _remembered(raw) if len(raw) <= _REMEMBERED_LENGTH else _resolve(raw)
+
+
+def _resolve(raw: str) -> tuple[Route | None, str, str]:
+    path = unquote(raw) if "%" in raw else raw
+    if _UNCLEAN(path):
+        raise UncleanPath(_cleaned(path))
+    route, resource = find(path)
+    return route, path, resource
+
+
+_remembered = lru_cache(maxsize=4096)(_resolve)
+
+
+def _cleaned(path: str) -> str | None:
+    if "\0" in path or not path.startswith("/"):
+        return None
+    segments: list[str] = []
+    for segment in path.split("/"):
+        if segment == "..":
+            segments = segments[:-1]
+        elif segment not in ("", "."):
+            segments.append(segment)
+    clean = "/" + "/".join(segments)
+    return clean + "/" if path.endswith("/") and clean != "/" else clean
 
 
 def find(path: str) -> tuple[Route | None, str]:

@@ -5,12 +5,11 @@ what has to wait for the key store goes on as a task on the main thread, where a
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from keswick._native import Request, Stream
 from keswick.encoding import rfc3339
@@ -20,13 +19,10 @@ from .call import Answer, Call, Handler
 from .logs import AuditLog, ErrorLog
 from .metrics import Metrics, Recorder
 from .replies import NOT_FOUND, ApiError, Reply, redirect
-from .routes import ROUTES, find, lacks_slash
+from .routes import ROUTES, UncleanPath, lacks_slash, resolve
 from .state import State
 
 T = TypeVar("T")
-
-UNCLEAN = re.compile(r"//|/\.\.?(?:/|\Z)|\0|\A(?!/)")
-"""What a path that means one thing to everybody does not have."""
 
 UNKNOWN_ROUTE = len(ROUTES)
 """The index under which requests without a route are counted."""
@@ -81,42 +77,24 @@ class Service:
 
     def _walk(self, call: Call) -> Answer:
         request = call.request
-        path = request.path
-        if "%" in path:
-            path = unquote(path)  # what is no UTF-8 becomes U+FFFD, for route, policy and audit log alike
-        call.path = path
-        if UNCLEAN.search(path):
-            return self._clean(request, path)
-        route, call.resource = find(path)
+        try:
+            route, call.path, call.resource = resolve(request.path)
+        except UncleanPath as unclean:
+            if unclean.clean is None:
+                raise ApiError(400, "invalid request path") from None
+            return _redirect(request, unclean.clean)
         if route is None:
-            if lacks_slash(path):
-                return redirect(_location(path + "/", request.query), get=request.method == "GET")
-            return NOT_FOUND
+            return _redirect(request, call.path + "/") if lacks_slash(call.path) else NOT_FOUND
         call.route = route
         method = request.method
         if method != route.method and not route.takes(method):
             raise ApiError(405, f"received method '{method}' expected '{route.method}'", headers=route.refusal)
         caller = caller_of(request.connection)
         call.identity = caller.identity
-        authorize(call.state, route, path, caller)
-        if not self.audit.ready():
+        authorize(call.state, route, call.path, caller)
+        if self.audit.required and not self.audit.ready():
             raise ApiError(503, "audit log is not available")
         return route.handler(call)
-
-    def _clean(self, request: Request, path: str) -> Reply:
-        """An unclean path is refused before any policy sees it: sent on to its clean form, or plainly refused."""
-        if "\0" in path or not path.startswith("/"):
-            raise ApiError(400, "invalid request path")
-        segments: list[str] = []
-        for segment in path.split("/"):
-            if segment == "..":
-                segments = segments[:-1]
-            elif segment not in ("", "."):
-                segments.append(segment)
-        clean = "/" + "/".join(segments)
-        if path.endswith("/") and clean != "/":
-            clean += "/"
-        return redirect(_location(clean, request.query), get=request.method == "GET")
 
     def _crashed(self, call: Call, error: Exception) -> Reply:
         """A fault of ours. Its kind and place are logged; its text is not, for it may hold what a client sent."""
@@ -183,6 +161,8 @@ def _attributes(call: Call) -> Mapping[str, str]:
     }
 
 
-def _location(path: str, query: str) -> str:
+def _redirect(request: Request, path: str) -> Reply:
     location = quote(path, safe="/~!$&'()*+,;=:@")
-    return f"{location}?{query}" if query else location
+    if request.query:
+        location += f"?{request.query}"
+    return redirect(location, get=request.method == "GET")
