@@ -253,16 +253,16 @@ def test_keys_with_names_of_old_are_found_but_not_made(cast: Cast, path: str) ->
 def test_lists_are_complete_beyond_a_page(cast: Cast) -> None:
     keys = cast.folder / "keys"
     template = (keys / "k").read_bytes()
-    names = [f"many{number:04}" for number in range(2100)]
+    names = [f"many-{number:04}" for number in range(2100)]
     for name in names:
         (keys / name).write_bytes(template)
-    found, prefix, pages = [], "many", 0
+    found, prefix, pages = [], "many-*", 0
     while prefix:
         page = cast.app.call("GET", f"/v1/key/list/{prefix}").json
         found += page["names"]
         prefix, pages = page.get("continue_at", ""), pages + 1
     assert (found, pages) == (names, 3)
-    assert cast.app.call("GET", "/v1/key/list/many00*").json["names"] == names[:100]
+    assert cast.app.call("GET", "/v1/key/list/many-00*").json["names"] == names[:100]
     assert cast.app.call("GET", "/v1/key/list/none-such").body == b'{"names":[]}\n'
     lines = cast.admin.call("GET", "/v1/key/list/", accept="application/x-ndjson")
     assert lines.headers["content-type"] == "application/x-ndjson"

@@ -201,7 +201,7 @@ def _listing(resource: str) -> tuple[str, str]:
     start, tilde, length = resource.rpartition("~")
     if tilde and length.isascii() and length.isdigit() and len(length) <= 3 and int(length) <= len(start):
         prefix = start[: int(length)]
-        if is_pattern(prefix) and not prefix.endswith("*"):
+        if is_pattern(prefix + "*"):  # as it was asked for: a prefix may end in what no name ends in
             return start, prefix
     if not is_pattern(resource):
         raise ApiError(400, f"listing pattern '{resource}' is empty, too long or is invalid")
