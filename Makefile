@@ -80,7 +80,7 @@ $(STAMPS)/native: $(NATIVE_SOURCES) $(STAMPS)/build $(STAMPS)/run
 		'On Debian and Ubuntu: apt install gcc; on Fedora: dnf install gcc; on macOS: xcode-select --install'; exit 1; }
 	@command -v cargo >/dev/null || echo 'There is no cargo on the PATH: maturin fetches a Rust toolchain into your cache.'
 	@echo 'Building the native part; the first time takes some minutes.'
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PIP_INSTALL) --no-build-isolation --no-deps --editable . || \
+	@PATH="$(CURDIR)/$(BIN):$$PATH" MATURIN_PEP517_ARGS=--locked $(PIP_INSTALL) --no-build-isolation --no-deps --editable . || \
 		{ command -v cargo >/dev/null || echo 'This was tried without cargo on the PATH.' \
 			'Install Rust 1.85 or newer (https://rustup.rs), then try again.'; exit 1; }
 	@touch $@
