@@ -169,8 +169,8 @@ class _Process:
         if not self._options.dev:
             self._spawn(self._renew_tls())
         # What start-up made stays for good; the collector need not look at it again.
-        gc.collect()
         gc.freeze()
+        gc.enable()
         self._server.start()
         if self._second is not None:
             self._second.start()
