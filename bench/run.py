@@ -12,9 +12,7 @@ the benchmark. Exit status 1: a bound was missed.
 import argparse
 import contextlib
 import datetime
-import hashlib
 import http.client
-import ipaddress
 import json
 import os
 import socket
@@ -30,12 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-
 from floor import REPLY_BODY
+from keswick.identity import APIKey, KeyPair, certificate_for, self_signed
 
 HERE = Path(__file__).resolve().parent
 LOAD = Path(os.environ.get("CARGO_TARGET_DIR", HERE.parent / "target")) / "release" / "keswick-load"
@@ -237,8 +231,13 @@ class Lab:
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self.folder = folder
         self._stack = stack
-        write_certificate(folder, "server")
-        self._identity = write_certificate(folder, "client")
+        # What `kes init` makes for a server, and what an API key is to a client: P-256 and Ed25519.
+        names = {"dns": ["localhost"], "ips": ["127.0.0.1"]}
+        server = self_signed("localhost", lifetime=datetime.timedelta(days=1), server=True, **names)
+        client = certificate_for(APIKey.generate())
+        write_pair(folder, "server", server)
+        write_pair(folder, "client", client)
+        self._identity = client.identity
         self._tls = ssl.create_default_context()
         self._tls.check_hostname = False
         self._tls.verify_mode = ssl.CERT_NONE
@@ -368,26 +367,9 @@ class Lab:
         )
 
 
-def write_certificate(folder: Path, name: str) -> str:
-    """A self-signed P-256 certificate, as NAME.crt and NAME.key. Returns the identity of its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName(
-                [x509.DNSName("localhost"), x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]
-            ),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
-    (folder / f"{name}.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (folder / f"{name}.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return hashlib.sha256(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+def write_pair(folder: Path, name: str, pair: KeyPair) -> None:
+    (folder / f"{name}.crt").write_text(pair.certificate_pem)
+    (folder / f"{name}.key").write_text(pair.key_pem())
 
 
 def free_port() -> int:
