@@ -5,7 +5,6 @@ import io
 import os
 import sys
 
-import keswick
 from keswick.cli.command import (
     HELP,
     Command,
@@ -71,7 +70,9 @@ def _run(words: list[str]) -> int | None:
         if not words:
             raise HelpWanted(root_help(COMMANDS, _FLAGS))
         if flags.has("version"):
-            _print_version()
+            from keswick.about import version_lines
+
+            print("\n".join(version_lines()))
             return 0
     if name not in COMMANDS:
         raise unknown_command(name, "kes", "kes", tuple(COMMANDS))
@@ -81,16 +82,6 @@ def _run(words: list[str]) -> int | None:
     if isinstance(command, Group):
         return run_group(name, command, words[1:])
     return run_command(f"kes {name}", command, words[1:])
-
-
-def _print_version() -> None:
-    system = os.uname()
-    for label, text, more in (
-        ("Version", keswick.__version__, "commit=<unknown>"),
-        ("Runtime", f"python{'.'.join(map(str, sys.version_info[:3]))}", f"{system.sysname.lower()}/{system.machine}"),
-        ("License", "Apache-2.0", ""),
-    ):
-        print(f"{label:<11}{text:<22}{more}".rstrip())
 
 
 def _fail(message: str) -> int:

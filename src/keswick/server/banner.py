@@ -1,25 +1,16 @@
 """What `kes server` prints once the port is bound, in the shape that scripts of the original's users know."""
 
-import platform
-import sys
-
-import keswick
+from keswick.about import version_lines
 from keswick.config import Config
 
 from .addresses import to_reach
-from .handlers.system import COMMIT, architecture
 
 
 def banner(
     config: Config, store: str, address: tuple[str, int], *, memory_locked: bool, api_key: str | None = None
 ) -> str:
     host, port = address
-    runtime = f"python{platform.python_version()} {platform.system().lower()}/{architecture()}"
     rows = [
-        ("Version", f"{keswick.__version__:<24}commit={COMMIT}"),
-        ("Runtime", f"{runtime:<24}implementation={sys.implementation.name}"),
-        ("License", "Apache-2.0"),
-        ("", ""),
         ("KMS", store),
         *_listed("API", [f"· https://{reached}:{port}" for reached in to_reach(host)]),
         ("", ""),
@@ -31,7 +22,7 @@ def banner(
         *([("MLock", "enabled")] if memory_locked else []),
     ]
     lines = [f"{label:<12}{text}".rstrip() for label, text in rows]
-    return "\n".join([*lines, "", "=> Server is up and running...", ""])
+    return "\n".join([*version_lines(), "", *lines, "", "=> Server is up and running...", ""])
 
 
 def _listed(label: str, texts: list[str]) -> list[tuple[str, str]]:

@@ -1,26 +1,18 @@
 """What the server says of itself: version, readiness, status, metrics, and the routes it serves."""
 
 import os
-import platform
 import time
 
 import keswick
 from keswick._native import Headers
+from keswick.about import COMMIT, architecture, operating_system
 from keswick.keystore import KeyStoreError, KeyStoreUnreachable
 
 from ..call import Answer, Call
-from ..metrics import CONTENT_TYPE, resident_memory, stack_memory
+from ..metrics import CONTENT_TYPE, resident_memory, stack_memory, usable_cpus
 from ..replies import EMPTY, ApiError, Reply, json_reply
 
-COMMIT = "<unknown>"
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "i386": "386"}
 _METRICS = Headers([("Content-Type", CONTENT_TYPE)])
-
-
-def architecture() -> str:
-    """The machine's, in the words that clients know."""
-    machine = platform.machine().lower()
-    return _ARCHITECTURES.get(machine, machine)
 
 
 def version(call: Call) -> Answer:
@@ -55,11 +47,11 @@ async def _reach_store(call: Call) -> float:
 async def status(call: Call) -> Reply:
     reply = {
         "version": keswick.__version__,
-        "os": platform.system().lower(),
+        "os": operating_system(),
         "arch": architecture(),
         "uptime": int(time.monotonic() - call.service.started),
         "num_cpu": os.cpu_count() or 1,
-        "num_cpu_used": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "num_cpu_used": usable_cpus(),
         "mem_heap_used": resident_memory(),
         "mem_stack_used": stack_memory(),
     }
