@@ -4,7 +4,7 @@
 //! numbers, and no timer is armed or disarmed on it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use tokio::sync::Notify;
 
@@ -30,12 +30,15 @@ pub enum Demand {
 pub struct Activity {
     pub shared: Arc<Shared>,
     pub http2: bool,
+    /// One more than there should be: it is ended after its first request, which is answered "overload".
+    pub excess: bool,
     /// Which of the successive TLS settings it was made under.
     pub generation: u64,
     demand: AtomicU8,
     demand_changed: Notify,
     demanded_at: AtomicU64,
     requests: AtomicU32,
+    answered: AtomicBool,
     idle_since: AtomicU64,
     header_since: AtomicU64,
     blocked_since: AtomicU64,
@@ -43,16 +46,18 @@ pub struct Activity {
 }
 
 impl Activity {
-    pub fn new(shared: Arc<Shared>, http2: bool, generation: u64) -> Self {
+    pub fn new(shared: Arc<Shared>, http2: bool, excess: bool, generation: u64) -> Self {
         let now = shared.clock.now();
         Self {
             shared,
             http2,
+            excess,
             generation,
             demand: AtomicU8::new(Demand::GoOn as u8),
             demand_changed: Notify::new(),
             demanded_at: AtomicU64::new(0),
             requests: AtomicU32::new(0),
+            answered: AtomicBool::new(false),
             idle_since: AtomicU64::new(now),
             header_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
@@ -128,7 +133,7 @@ impl Activity {
             if age(since) >= LAST_CHANCE {
                 self.ask(Demand::Cut);
             }
-        } else if older(&self.idle_since, limits.idle_seconds) {
+        } else if (self.excess && self.answered.load(Relaxed)) || older(&self.idle_since, limits.idle_seconds) {
             self.ask(Demand::End);
         }
     }
@@ -153,6 +158,7 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         self.activity.shared.requests.fetch_sub(1, Relaxed);
+        self.activity.answered.store(true, Relaxed);
         self.activity.idle_since.store(self.activity.shared.clock.now(), Relaxed);
         self.activity.requests.fetch_sub(1, Relaxed);
     }

@@ -381,5 +381,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Connection>()?;
     m.add_class::<Headers>()?;
     m.add_class::<Request>()?;
-    m.add_class::<Stream>()
+    m.add_class::<Stream>()?;
+    // A type alias of the Python face, for annotations.
+    m.add("Reply", m.py().get_type::<PyTuple>())
 }

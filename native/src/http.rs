@@ -86,7 +86,7 @@ pub async fn serve(core: Arc<Core>, mut connection: Established, activity: Arc<A
         certificates: connection.certificates,
         python: OnceLock::new(),
     };
-    let session = Arc::new(Session { core, client: Arc::new(client), excess: connection.slot.excess });
+    let session = Arc::new(Session { core, client: Arc::new(client) });
     let io = TokioIo::new(connection.transport);
     let service = {
         let session = session.clone();
@@ -128,7 +128,6 @@ async fn conduct<C: Future>(connection: C, activity: &Activity, end: fn(Pin<&mut
 struct Session {
     core: Arc<Core>,
     client: Arc<Client>,
-    excess: bool,
 }
 
 /// Why a request does not reach the handler.
@@ -158,16 +157,12 @@ impl Session {
             Err(Refusal::Malformed) => (Reply::empty(StatusCode::BAD_REQUEST), false),
         };
         let unread = !body.is_end_stream();
-        let close = truncated || unread || self.excess || self.core.shared.draining.load(Relaxed);
+        let close = truncated || unread || activity.excess || self.core.shared.draining.load(Relaxed);
         reply.into_response(&method, close, activity, flight)
     }
 
     async fn receive(&self, parts: &Parts, body: &mut Incoming, excess: bool) -> Result<Received, Refusal> {
-        if self.excess {
-            self.client.activity.ask(Demand::End);
-            return Err(Refusal::Overload);
-        }
-        if excess || self.core.shared.over_budget() {
+        if excess || self.client.activity.excess || self.core.shared.over_budget() {
             return Err(Refusal::Overload);
         }
         if body.is_end_stream() {

@@ -106,7 +106,7 @@ impl Gate {
         // The lock is held until the task is noted, so that the task cannot end before that.
         let mut pending = self.pending();
         let limits = &self.shared.limits;
-        if let Some(oldest) = pending.to_give_way(peer, limits.handshakes, limits.handshakes_per_address) {
+        if let Some(oldest) = pending.make_room(peer, limits.handshakes, limits.handshakes_per_address) {
             self.shared.refused_total.fetch_add(1, Relaxed);
             self.shared.handshake_failed(oldest, "dropped for newer ones, too many handshakes are pending".to_owned());
         }
@@ -210,7 +210,7 @@ impl Pending {
 
     /// Makes room for one more of this peer: the oldest one, of the peer if it has too many, is dropped. A client that
     /// shakes hands without delay gets in, however many stay in the door.
-    fn to_give_way(&mut self, peer: IpAddr, at_most: usize, at_most_of_peer: usize) -> Option<IpAddr> {
+    fn make_room(&mut self, peer: IpAddr, at_most: usize, at_most_of_peer: usize) -> Option<IpAddr> {
         let (number, address) = match self.by_address.get(&peer) {
             Some(numbers) if numbers.len() >= at_most_of_peer => (*numbers.first()?, peer),
             _ if self.by_age.len() >= at_most => {

@@ -190,7 +190,8 @@ struct Connections(Mutex<HashMap<u64, Arc<Activity>>>);
 
 impl Connections {
     async fn keep(self: Arc<Self>, core: Arc<Core>, connection: Established) {
-        let activity = Arc::new(Activity::new(core.shared.clone(), connection.http2, connection.generation));
+        let Established { http2, generation, ref slot, .. } = connection;
+        let activity = Arc::new(Activity::new(core.shared.clone(), http2, slot.excess, generation));
         if core.shared.draining.load(Relaxed) {
             activity.ask(Demand::End);
         }

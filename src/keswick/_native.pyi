@@ -36,6 +36,18 @@ class Certificate:
     def subject(self) -> str:
         """For people, such as `CN=localhost`."""
 
+@final
+class Verifier:
+    """Root certificates (DER), for the check of certificates that no handshake brings, such as those a TLS proxy forwards.
+
+    The same check as in a handshake under `Tls(verify=True)`. Raises ValueError when a root cannot be used.
+    """
+
+    def __new__(cls, roots: Sequence[bytes]) -> Verifier: ...
+    def verify(self, certificates: Sequence[bytes], *, server_auth: bool = False) -> None:
+        """ValueError, in words, unless the chain (DER, leaf first) ends in a root, is in time, and its extended key usage
+        is clientAuth, any or absent (or serverAuth, if `server_auth`). A leaf that is itself a root needs no issuer."""
+
 # --- transport --------------------------------------------------------------------------------------------------
 
 @final
@@ -139,7 +151,7 @@ class Server:
     `tls=None` is plain TCP (HTTP/1.1 only), for a listener that shows no secret.
     `body_limits`: (path prefix, bytes) pairs, the longest matching prefix wins; a path that none matches has limit 0.
     `limits`: the bounds, see `DEFAULT_LIMITS`. `replies`: the answers that the transport gives itself, by name:
-    "overload" (a bound is reached, or the server drains) and "timeout" (the body did not come in time), "error" (the handler failed).
+    "overload" (a bound is reached) and "timeout" (the body did not come in time), "error" (the handler failed).
 
     The socket is bound by the constructor: OSError when the address cannot be had.
     """

@@ -1,0 +1,264 @@
+import errno
+import gc
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+
+import h2.events
+import pytest
+
+from keswick._native import Reply, Request, Server
+from support.transport import PLAIN, Endpoint, hello, is_closed, read_response, wait_until
+
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def refuses_connections(endpoint: Endpoint) -> bool:
+    try:
+        socket.create_connection(endpoint.server.address, timeout=20).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def plain_server(**options: object) -> Server:
+    arguments: dict[str, object] = {"host": "127.0.0.1", "port": 0, "tls": None} | options
+    return Server(hello, **arguments)  # type: ignore[arg-type]
+
+
+def test_an_address_in_use() -> None:
+    first = plain_server()
+    with pytest.raises(OSError, match="Address already in use") as caught:
+        plain_server(port=first.address[1])
+    assert caught.value.errno == errno.EADDRINUSE
+    first.close()
+
+
+def test_an_address_that_there_is_not() -> None:
+    with pytest.raises(OSError, match="Cannot assign requested address"):
+        plain_server(host="192.0.2.1")
+    with pytest.raises(OSError, match=r"Name or service not known|failed to lookup address"):
+        plain_server(host="no such host")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "0.0.0.0", "::"])
+def test_hosts(host: str) -> None:
+    server = plain_server(host=host)
+    server.start()
+    target = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, server.address[0])
+    with socket.create_connection((target, server.address[1]), timeout=20) as connected:
+        connected.sendall(GET)
+        assert read_response(connected)[0] == 200
+    server.close()
+
+
+def test_a_peer_has_its_ipv4_address_on_a_listener_for_both() -> None:
+    peers: list[str] = []
+
+    def handler(request: Request) -> Reply:
+        peers.append(request.connection.peer)
+        return 200, PLAIN, b""
+
+    server = Server(handler, host="::", port=0, tls=None)
+    server.start()
+    for target in ("127.0.0.1", "::1"):
+        with socket.create_connection((target, server.address[1]), timeout=20) as connected:
+            connected.sendall(GET)
+            read_response(connected)
+    server.close()
+    assert peers == ["127.0.0.1", "::1"]
+
+
+def test_it_starts_once_and_closes_often() -> None:
+    server = plain_server()
+    server.start()
+    with pytest.raises(RuntimeError, match="already"):
+        server.start()
+    server.close()
+    server.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        server.start()
+    server.drain()
+    assert server.wait_drained(0)
+    assert server.stats()["connections"] == 0
+
+
+def test_a_server_that_was_never_started_lets_go_of_its_address() -> None:
+    server = plain_server()
+    address = server.address
+    del server
+    gc.collect()
+    plain_server(port=address[1]).close()
+
+
+def test_a_dropped_server_closes() -> None:
+    def handler(_request: Request) -> Reply:
+        return 200, PLAIN, b""
+
+    gone = weakref.ref(handler)
+    server = Server(handler, host="127.0.0.1", port=0, tls=None)
+    server.start()
+    address = server.address
+    del server, handler
+    gc.collect()
+    assert gone() is None
+    plain_server(port=address[1]).close()
+
+
+@pytest.mark.parametrize("alpn", ["http/1.1", "h2"])
+def test_closing_cuts_everything(alpn: str) -> None:
+    waiting: list[Request] = []
+    with Endpoint(lambda request: waiting.append(request)) as endpoint:
+        idle = endpoint.connect(alpn=alpn)
+        half_open = endpoint.half_open()
+        busy = endpoint.connect()
+        busy.sendall(GET)
+        wait_until(lambda: waiting)
+        endpoint.server.close()
+        assert waiting[0].gone
+        assert not waiting[0].respond(200, PLAIN, b"")
+        assert is_closed(busy)
+        assert is_closed(half_open)
+        assert endpoint.server.stats()["connections"] == 0
+        assert refuses_connections(endpoint)
+        idle.close()
+
+
+def test_closing_from_the_handler() -> None:
+    def handler(_request: Request) -> Reply:
+        endpoint.server.close()
+        return 200, PLAIN, b"closed"
+
+    with Endpoint(handler) as endpoint:
+        with endpoint.connect() as connected:
+            connected.sendall(GET)
+            connected.recv(100)
+        wait_until(lambda: refuses_connections(endpoint))
+
+
+def test_draining_ends_idle_connections_and_lets_requests_finish() -> None:
+    waiting: list[Request] = []
+
+    def handler(request: Request) -> Reply | None:
+        if request.path == "/later":
+            waiting.append(request)
+            return None
+        return 200, PLAIN, b"hello"
+
+    with Endpoint(handler) as endpoint:
+        idle, busy, unused = endpoint.connect(), endpoint.connect(), endpoint.connect()
+        half_open = endpoint.half_open()
+        idle.sendall(GET)
+        read_response(idle)
+        busy.sendall(GET.replace(b"/", b"/later", 1))
+        wait_until(lambda: waiting and endpoint.server.stats()["handshakes"] == 1)
+        endpoint.server.drain()
+        assert is_closed(idle)
+        assert is_closed(unused)
+        assert is_closed(half_open)
+        wait_until(lambda: refuses_connections(endpoint))
+        assert not endpoint.server.wait_drained(0.05)
+        assert waiting[0].respond(200, PLAIN, b"done")
+        _, headers, body = read_response(busy)
+        assert (body, headers["connection"]) == (b"done", "close")
+        assert is_closed(busy)
+        assert endpoint.server.wait_drained(20)
+
+
+def test_draining_http2() -> None:
+    waiting: list[Request] = []
+    with Endpoint(lambda request: waiting.append(request)) as endpoint, endpoint.http2() as client:
+        client.request()
+        wait_until(lambda: waiting)
+        endpoint.server.drain()
+        client.until(h2.events.ConnectionTerminated)
+        # What was on its way when the client heard of it is still answered.
+        assert waiting[0].respond(200, PLAIN, b"done")
+        events = list(client.events())
+        assert any(isinstance(event, h2.events.DataReceived) and event.data == b"done" for event in events)
+        assert endpoint.server.wait_drained(20)
+
+
+def test_waiting_for_the_end_lets_other_threads_run() -> None:
+    waiting: list[Request] = []
+    with Endpoint(lambda request: waiting.append(request)) as endpoint, endpoint.connect() as connected:
+        connected.sendall(GET)
+        wait_until(lambda: waiting)
+        endpoint.server.drain()
+        thread = threading.Timer(0.1, lambda: waiting[0].respond(200, PLAIN, b"done"))
+        thread.start()
+        assert endpoint.server.wait_drained(20)
+        thread.join()
+
+
+@pytest.mark.parametrize("alpn", ["http/1.1", "h2"])
+def test_a_client_that_does_not_go_is_cut_in_the_end(alpn: str) -> None:
+    with Endpoint() as endpoint:
+        connected = endpoint.connect(alpn=alpn)
+        wait_until(lambda: endpoint.server.stats()["connections"] == 1)
+        endpoint.server.drain()
+        assert endpoint.server.wait_drained(20)
+        connected.close()
+
+
+def test_the_last_answer_is_read_although_the_client_still_sends() -> None:
+    """A socket that is closed with unread bytes is reset, and what was sent before may be lost."""
+    with Endpoint(drained_bytes=1) as endpoint:
+        for _ in range(20):
+            with endpoint.connect() as connected:
+                connected.sendall(b"POST / HTTP/1.1\r\nHost: l\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 500_000)
+                time.sleep(0.01)
+                connected.sendall(b"x" * 500_000)
+                assert read_response(connected)[0] == 200
+
+
+PROGRAM = """
+import socket, sys, threading
+from keswick._native import Headers, Server
+
+requests = []
+
+def handler(request):
+    requests.append(request)
+    request.stream(200, Headers()).on_close(lambda: None) if request.path == "/stream" else None
+    return None if request.path == "/wait" else (200, Headers(), b"x")
+
+server = Server(handler, host="127.0.0.1", port=0, tls=None)
+server.start()
+address = server.address
+
+def ask(path):
+    connected = socket.create_connection(address)
+    connected.sendall(f"GET {path} HTTP/1.1\\r\\nHost: l\\r\\n\\r\\n".encode())
+    return connected
+
+def flood():
+    while True:
+        try:
+            connected = ask("/")
+            connected.recv(100)
+            connected.close()
+        except OSError:
+            return
+
+kept = [ask("/wait"), ask("/stream"), ask("/")]
+for _ in range(4):
+    threading.Thread(target=flood, daemon=True).start()
+while len(requests) < 20:
+    pass
+END
+print("end")
+"""
+
+
+@pytest.mark.parametrize(
+    "end", ["", "del server", "sys.exit(0)", "server.close()", "server.drain()", "raise SystemExit"]
+)
+def test_the_interpreter_ends_under_a_busy_server(end: str) -> None:
+    program = PROGRAM.replace("END", end)
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
