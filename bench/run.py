@@ -232,8 +232,8 @@ class Lab:
         self.folder = folder
         self._stack = stack
         # What `kes init` makes for a server, and what an API key is to a client: P-256 and Ed25519.
-        names = {"dns": ["localhost"], "ips": ["127.0.0.1"]}
-        server = self_signed("localhost", lifetime=datetime.timedelta(days=1), server=True, **names)
+        day = datetime.timedelta(days=1)
+        server = self_signed("localhost", lifetime=day, dns=["localhost"], ips=["127.0.0.1"], server=True)
         client = certificate_for(APIKey.generate())
         write_pair(folder, "server", server)
         write_pair(folder, "client", client)

@@ -1,8 +1,10 @@
 //! The native part of Keswick: it moves bytes and decides nothing.
 //!
-//! `tls` and `http` own sockets, handshakes and the two HTTP versions, `bridge` carries requests to Python and
-//! replies back, `seal` has the sealing primitives. No route, policy or key name is known here. The Python face is
-//! described in `src/keswick/_native.pyi`.
+//! A connection walks through `listener` (accept, handshake by `tls`, bounds per address), `socket` (from the handshake
+//! threads to the I/O thread), `http` (both versions, bodies), `bridge` (to Python) and `reply` (back, streams).
+//! `activity` ends what stands still, `limits` has every bound, `server` the threads and their life. `certificate` and
+//! `trust` read and verify certificates, `seal` has the sealing primitives, `process` hardens the process. No route,
+//! policy or key name is known here. The Python face is described in `src/keswick/_native.pyi`.
 
 mod activity;
 mod bridge;

@@ -66,7 +66,7 @@ limits! {
     streams: usize = 250,
     requests: usize = 2_048,
     buffered_bytes: usize = 67_108_864,
-    drained_bytes: usize = 8_388_608,
+    drained_bytes: usize = 67_108_864,
 }
 
 trait FromNumber {

@@ -38,15 +38,17 @@ class Certificate:
 
 @final
 class Verifier:
-    """Root certificates (DER), for the check of certificates that no handshake brings, such as those a TLS proxy forwards.
+    """Root certificates (DER), for the check of certificates that no handshake brings, such as those a TLS proxy
+    forwards.
 
     The same check as in a handshake under `Tls(verify=True)`. Raises ValueError when a root cannot be used.
     """
 
     def __new__(cls, roots: Sequence[bytes]) -> Verifier: ...
     def verify(self, certificates: Sequence[bytes], *, server_auth: bool = False) -> None:
-        """ValueError, in words, unless the chain (DER, leaf first) ends in a root, is in time, and its extended key usage
-        is clientAuth, any or absent (or serverAuth, if `server_auth`). A leaf that is itself a root needs no issuer."""
+        """ValueError, in words, unless the chain (DER, leaf first) ends in a root, is in time, and its extended key
+        usage is clientAuth, any or absent (or serverAuth, if `server_auth`). A leaf that is itself a root needs no
+        issuer."""
 
 # --- transport --------------------------------------------------------------------------------------------------
 
@@ -58,8 +60,8 @@ class Tls:
     `client_auth`: "none" (no certificate is asked for), "request" (asked for, may be absent), "require" (must be
     there). `verify`: whether a client certificate must chain to one of `roots` (DER), be in time and allow
     clientAuth (clientAuth, any or no extended key usage); when False any certificate passes, expired, self-signed
-    and X.509 v1 ones too. The handshake signature is checked always. Each value has session storage and ticket keys of its own.
-    Raises ValueError, in plain words, when the certificate and the key do not fit or cannot be used.
+    and X.509 v1 ones too. The handshake signature is checked always. Each value has session storage and ticket keys
+    of its own. Raises ValueError, in plain words, when the certificate and the key do not fit or cannot be used.
     """
 
     def __new__(
@@ -146,7 +148,8 @@ class Server:
     """A listening socket with its native threads.
 
     `handler(request)` is called on the one I/O thread for every request and returns a `Reply`, or None when the answer
-    comes later through `request.respond` or `request.stream`. An exception is answered 500 and goes to `sys.unraisablehook`.
+    comes later through `request.respond` or `request.stream`. An exception is answered 500 and goes to
+    `sys.unraisablehook`.
 
     `tls=None` is plain TCP (HTTP/1.1 only), for a listener that shows no secret.
     `body_limits`: (path prefix, bytes) pairs, the longest matching prefix wins; a path that none matches has limit 0.
@@ -173,26 +176,27 @@ class Server:
     def start(self) -> None:
         """Begin to accept."""
     def set_tls(self, tls: Tls, *, drain: bool = False) -> None:
-        """Use `tls` for new handshakes. With `drain`, connections made before are asked to end (GOAWAY, `Connection: close`)
-        when their running requests are answered."""
+        """Use `tls` for new handshakes. With `drain`, connections made before are asked to end (GOAWAY, `Connection:
+        close`) when their running requests are answered."""
     def set_body_limits(self, body_limits: Sequence[tuple[str, int]]) -> None: ...
     def drain(self) -> None:
-        """Stop accepting, send GOAWAY and `Connection: close`, let running requests end; streams are cut. Returns at once."""
+        """Stop accepting, send GOAWAY and `Connection: close`, let running requests end; streams are cut. Returns at
+        once."""
     def wait_drained(self, seconds: float) -> bool:
         """Wait until no connection is left, at most `seconds`. Whether none is left."""
     def close(self) -> None:
         """Cut everything, end the threads. Idempotent."""
     def stats(self) -> dict[str, int]:
-        """Figures now and since the start: `connections`, `handshakes` (pending), `requests` (in flight), `buffered` (bytes),
-        `connections_total`, `handshakes_failed_total`, `refused_total` (connections or handshakes over a bound), `overload_total`
-        (requests answered "overload")."""
+        """Figures now and since the start: `connections`, `handshakes` (pending), `requests` (in flight), `buffered`
+        (bytes), `connections_total`, `handshakes_failed_total`, `refused_total` (connections or handshakes over a
+        bound), `overload_total` (requests answered "overload")."""
     def take_handshake_errors(self) -> list[tuple[str, str]]:
         """The (peer, reason) of failed handshakes since the last call, the newest 64 at most, for the error log."""
 
 DEFAULT_LIMITS: dict[str, float]
 """Every bound on what a stranger can grow, by name, with its default. Bytes, seconds or counts:
 
-    connections              10000   over it, up to 256 more are answered "overload" and closed; beyond that closed at once
+    connections              10000   over it, 256 more are answered "overload" and closed, others closed at once
     handshakes                1024   pending handshakes; over it the oldest pending one is dropped
     handshakes_per_address     128   the same per peer address
     handshake_seconds           10   a handshake that takes longer is dropped
@@ -204,7 +208,7 @@ DEFAULT_LIMITS: dict[str, float]
     streams                    250   concurrent requests on one HTTP/2 connection
     requests                  2048   in flight together; over it "overload"
     buffered_bytes        67108864   request bodies and unsent answers together; over it "overload"
-    drained_bytes          8388608   of a body past its limit that are read and dropped before the connection is closed
+    drained_bytes         67108864   of a body past its limit that are read and dropped before the connection is closed
 """
 
 # --- sealing ----------------------------------------------------------------------------------------------------
@@ -214,7 +218,8 @@ class SealingKey:
     """A 32-byte key for one cipher, "AES256" or "ChaCha20". Its memory is wiped when it goes. The repr shows no secret.
 
     A sealed text is C || IV(16) || N(12): C is AES-256-GCM or ChaCha20-Poly1305 ciphertext with its tag, nonce N, under
-    the message key HMAC-SHA-256(key, IV) or HChaCha20(key, IV). ValueError when the key is not 32 bytes or the cipher unknown.
+    the message key HMAC-SHA-256(key, IV) or HChaCha20(key, IV). ValueError when the key is not 32 bytes or the cipher
+    unknown.
     """
 
     def __new__(cls, cipher: str, key: bytes) -> SealingKey: ...
@@ -233,8 +238,8 @@ def hmac_sha256(key: bytes, message: bytes) -> bytes: ...
 # --- process ----------------------------------------------------------------------------------------------------
 
 def lock_memory() -> bool:
-    """Keep all pages out of swap, present and future ones as they are touched (MCL_ONFAULT), if the process has the capability or an
-    unlimited limit. Whether it is done."""
+    """Keep all pages out of swap, present and future ones as they are touched (MCL_ONFAULT), if the process has the
+    capability or an unlimited limit. Whether it is done."""
 
 def forbid_core_dumps() -> None:
     """RLIMIT_CORE=0 and PR_SET_DUMPABLE=0."""

@@ -106,8 +106,8 @@ def test_a_timeout_of_the_configuration_shows_in_the_list_of_routes(tmp_path: Pa
 def test_the_admin_can_be_disabled(tmp_path: Path, admin: str) -> None:
     pair = make()
     user = Caller(0, pair, tmp_path).identity
-    config: dict[str, Any] = {"admin": {"identity": admin}, "policy": {"p": {"allow": ["/v1/identity/*"], "identities": [user]}}}
-    with start_server(tmp_path, **config) as server:
+    policy = {"p": {"allow": ["/v1/identity/*"], "identities": [user]}}
+    with start_server(tmp_path, admin={"identity": admin}, policy=policy) as server:
         assert "<disabled>" in server.line("Admin")
         caller = Caller(server.port, pair, tmp_path)
         assert admin in caller.call("GET", "/v1/identity/list/").json["identities"]

@@ -5,9 +5,7 @@ from typing import Any
 import msgspec
 
 from keswick._native import Headers
-
-Reply = tuple[int, Headers, bytes]
-"""Status, headers, body."""
+from keswick._native import Reply as Reply
 
 JSON = Headers([("Content-Type", "application/json")])
 NDJSON = Headers([("Content-Type", "application/x-ndjson")])
