@@ -15,6 +15,10 @@ import msgspec
 from keswick.encoding import b64decode_go
 
 
+class BadBody(ValueError):
+    """The body is not what the call takes. The text tells no value."""
+
+
 class _Body(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     pass
 
@@ -48,6 +52,9 @@ class Import(_Body):
 
 Body = TypeVar("Body", bound=_Body)
 
+_NOT_STRICT = (ValueError, RecursionError)
+"""What the strict decoders raise: msgspec's errors and those of texts that are not UTF-8 are ValueErrors."""
+
 _strict: dict[type[_Body], Callable[[bytes], Any]] = {
     model: msgspec.json.Decoder(model).decode for model in (Generate, Encrypt, Decrypt, HMAC, Import)
 }
@@ -56,39 +63,41 @@ _TEXT_FIELDS = frozenset({"cipher", "algorithm"})
 
 
 def decode(model: type[Body], body: bytes) -> Body:
-    """The body as `model`. Raises ValueError when it is not such an object."""
+    """The body as `model`. Raises BadBody when it is not such an object."""
     try:
         return cast(Body, _strict[model](body))
-    except ValueError:  # msgspec's errors are ValueErrors, and so is a text that is not UTF-8
+    except _NOT_STRICT:
         return _from_value(model, _first_value(body))
 
 
 def decode_bulk(body: bytes) -> list[Decrypt]:
-    """An array of what decrypt takes, for bulk decrypt."""
+    """An array of what decrypt takes, for bulk decrypt. Raises BadBody."""
     try:
         return _strict_bulk(body)
-    except ValueError:
+    except _NOT_STRICT:
         value = _first_value(body)
-        if value is None:
-            return []
-        if not isinstance(value, list):
-            raise ValueError("not an array") from None
-        return [_from_value(Decrypt, item) for item in value]
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise BadBody("not an array")
+    return [_from_value(Decrypt, item) for item in value]
 
 
 def _first_value(body: bytes) -> Any:
     text = body.decode("utf-8", "replace").lstrip(" \t\r\n")
     try:
         return json.JSONDecoder().raw_decode(text)[0]
+    except ValueError:
+        raise BadBody("not JSON") from None
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise BadBody("nested too deeply") from None
 
 
 def _from_value(model: type[Body], value: Any) -> Body:
     if value is None:
         return model()
     if not isinstance(value, dict):
-        raise ValueError("not an object")
+        raise BadBody("not an object")
     names = dict(zip(model.__struct_encode_fields__, model.__struct_fields__, strict=True))
     fields: dict[str, Any] = {}
     for key, item in value.items():
@@ -96,6 +105,9 @@ def _from_value(model: type[Body], value: Any) -> Body:
         if name is None or item is None:
             continue
         if not isinstance(item, str):
-            raise ValueError(f"field {name!r} is not a string")
-        fields[name] = item if name in _TEXT_FIELDS else b64decode_go(item)
+            raise BadBody(f"field '{name}' is not a string")
+        try:
+            fields[name] = item if name in _TEXT_FIELDS else b64decode_go(item)
+        except ValueError:
+            raise BadBody(f"field '{name}' is not base64") from None
     return model(**fields)

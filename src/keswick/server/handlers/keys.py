@@ -51,7 +51,7 @@ class _Names(msgspec.Struct, omit_defaults=True):
 def _decoded(model: type[bodies.Body], body: bytes) -> bodies.Body:
     try:
         return bodies.decode(model, body)
-    except ValueError:
+    except bodies.BadBody:
         raise ApiError(400, "invalid request body") from None
 
 
@@ -92,7 +92,7 @@ def decrypt_bulk(call: Call) -> Answer:
     name = call.key_name()
     try:
         items = bodies.decode_bulk(call.request.body)
-    except ValueError:
+    except bodies.BadBody:
         raise ApiError(400, "invalid request body") from None
     if len(items) > MAX_BULK:
         raise ApiError(400, "too many ciphertexts")
@@ -141,7 +141,7 @@ def import_(call: Call) -> Answer:
     name = call.new_key_name()
     try:
         body = bodies.decode(bodies.Import, call.request.body)
-    except ValueError:
+    except bodies.BadBody:
         raise ApiError(400, "invalid import key request body") from None
     if body.material is not None and not body.key:
         material, cipher = body.material, body.cipher or body.algorithm or AES256
