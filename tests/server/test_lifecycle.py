@@ -5,6 +5,8 @@ import json
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from keswick.identity import APIKey
 from support.api import Caller, new_pair
 from support.certificates import make
-from support.cli import kes
+from support.cli import COMMAND, clean_environment, kes
 from support.server import running, start_server, write_config
 
 
@@ -327,3 +329,71 @@ def test_the_second_listener_shows_metrics_and_readiness_alone(folder: Path) -> 
         assert "kes_http_request_success" in text
         assert "my-secret-name" not in text
         assert admin.identity not in text
+
+
+def test_the_second_listener_can_speak_tls_without_asking_for_certificates(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with start_server(folder, metrics={"address": f"127.0.0.1:{port}", "tls": "on"}):
+        nobody = Caller(port, None, folder)
+        assert b"kes_system_up_time" in nobody.call("GET", "/v1/metrics").body
+        assert nobody.call("POST", "/v1/metrics").status == 405
+
+
+# --- certificates that are renewed on disk ---
+
+RENEWING = """
+import sys
+from keswick.server import lifecycle
+from keswick.server.options import ServerOptions
+lifecycle.TLS_RELOAD_SECONDS = lifecycle.TLS_RETRY_SECONDS = 0.1
+sys.exit(lifecycle.run(ServerOptions(config=sys.argv[1])))
+"""
+
+
+def test_renewed_certificates_are_taken_over_and_half_renewed_ones_are_not(folder: Path) -> None:
+    api_key = APIKey.generate()
+    config = write_config(folder, api_key, {})
+    with running([str(config)], folder, api_key, command=[sys.executable, "-c", RENEWING]) as server:
+        caller = Caller(server.port, new_pair(), folder)
+        first = _certificate(caller)
+        renewed = make("p256", sans=["localhost"], eku=["server"])
+        (folder / "server.crt").write_bytes(renewed.cert_pem)  # its key is not there yet
+        server.wait_for("Failed to reload TLS configuration", stream="stderr")
+        assert _certificate(caller) == first
+        (folder / "server.key").write_bytes(renewed.key_pem)
+        _until(lambda: _certificate(caller) == renewed.cert_der)
+
+
+# --- an audit log that must not lose events ---
+
+
+def test_a_required_audit_log_refuses_requests_rather_than_lose_events(folder: Path) -> None:
+    config, pair = _with_admin(folder, log={"audit": "on", "audit_required": "on"})
+    path = write_config(folder, APIKey.generate(), {**config, "metrics": None})
+    process = subprocess.Popen(
+        [*COMMAND, "server", "--config", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=clean_environment(),
+    )
+    try:
+        assert process.stdout is not None
+        port = 0
+        while not port:  # the banner is read, and then nothing any more, so that the pipe fills up
+            line = process.stdout.readline().decode()
+            port = int(line.rpartition(":")[2]) if "https://" in line else 0
+        admin = Caller(port, pair, folder)
+        while admin.call("GET", "/version").status == 200:
+            continue
+        assert admin.call("GET", "/v1/api").message == "audit log is not available"
+        pump = threading.Thread(target=process.stdout.read)
+        pump.start()
+        _until(lambda: admin.call("GET", "/v1/api").status == 200)
+        process.kill()
+        pump.join(30)
+    finally:
+        process.kill()
+        process.wait(30)
+        if process.stdout is not None:
+            process.stdout.close()

@@ -122,12 +122,17 @@ def start_server(
 
 @contextmanager
 def running(
-    arguments: Sequence[str], folder: Path, api_key: APIKey, environment: Mapping[str, str] | None = None
+    arguments: Sequence[str],
+    folder: Path,
+    api_key: APIKey,
+    environment: Mapping[str, str] | None = None,
+    *,
+    command: Sequence[str] = (sys.executable, "-m", "keswick"),
 ) -> Iterator[RunningServer]:
     """Any `kes` command that starts a server, once it serves; killed in the end if it still runs."""
     with open(folder / "stdout", "wb") as stdout, open(folder / "stderr", "wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "keswick", *arguments],
+            [*command, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
