@@ -3,10 +3,9 @@ request."""
 
 from keswick._native import Certificate, Connection
 from keswick.identity import identity_of
-
-from .replies import ApiError
-from .routes import ANYONE, PERMITTED, Route
-from .state import State
+from keswick.server.replies import ApiError
+from keswick.server.routes import ANYONE, PERMITTED, Route
+from keswick.server.state import State
 
 
 class Caller:

@@ -2,8 +2,7 @@
 
 from keswick.about import version_lines
 from keswick.config import Config
-
-from .addresses import to_reach
+from keswick.server.addresses import to_reach
 
 
 def banner(

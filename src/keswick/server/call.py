@@ -1,21 +1,14 @@
 """One request on its way: what the steps before a handler found out, and what a handler may ask for."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
-from keswick._native import Request
+from keswick._native import Request, Stream
 from keswick.crypto import KeyFormatError, SecretKey
 from keswick.keystore import KeyNotFound, KeyStoreError
 from keswick.names import is_name, is_stored_name
-
-from .replies import ApiError, Reply
-
-if TYPE_CHECKING:
-    from .routes import Route
-    from .service import Service
-    from .state import State
+from keswick.server.replies import ApiError, Reply
+from keswick.server.runtime import Runtime
+from keswick.server.state import State
 
 Answer = Reply | Awaitable[Reply | None] | None
 """What a handler returns: a reply at once, a coroutine that the main thread runs to get one, or None when it has
@@ -27,21 +20,27 @@ Handler = Callable[["Call"], Answer]
 class Call:
     """A request that passed routing and authentication.
 
-    `path`: decoded; route, policy and audit log see this one. `resource`: what follows the route's prefix.
-    `identity`: of the caller, empty when it has none. `state`: the configuration it began with and keeps to.
+    `path`: decoded; route, policy and audit log see this one. `resource`: what follows the route's prefix. `api`: the
+    index of the route. `identity`: of the caller, empty when it has none. `state`: the configuration it began with and
+    keeps to.
     """
 
-    __slots__ = ("identity", "path", "request", "resource", "route", "service", "started", "state")
+    __slots__ = ("api", "identity", "path", "request", "resource", "runtime", "started", "state")
 
-    def __init__(self, service: Service, state: State, request: Request, started: float) -> None:
-        self.service = service
+    def __init__(self, runtime: Runtime, state: State, request: Request, api: int, started: float) -> None:
+        self.runtime = runtime
         self.state = state
         self.request = request
+        self.api = api
         self.started = started
         self.path = ""
         self.resource = ""
         self.identity = ""
-        self.route: Route | None = None
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that an answer may take; 0 for any time."""
+        return self.state.timeouts[self.api]
 
     def new_key_name(self) -> str:
         """The resource as the name of a key to be made. Raises ApiError 400."""
@@ -76,8 +75,23 @@ class Call:
 
     def failed(self, message: str, error: Exception) -> ApiError:
         """The key store failed: the details are for the error log alone."""
-        self.service.log_error(f"{message}: {error}", self)
+        self.log_error(f"{message}: {error}")
         return ApiError(502, message)
+
+    def log_error(self, message: str) -> None:
+        attributes = {
+            "req.method": self.request.method,
+            "req.path": self.path,
+            "req.ip": self.request.connection.peer,
+            "req.identity": self.identity,
+        }
+        self.runtime.errors.error(message, attributes)
+
+    def end_in_time(self, stream: Stream) -> None:
+        """End a stream at the route's time limit, if it has one."""
+        if self.timeout:
+            loop = self.runtime.loop
+            loop.call_soon_threadsafe(loop.call_later, self.timeout, stream.close)
 
     def _bad_key_name(self) -> ApiError:
         return ApiError(400, f"key name '{self.resource}' is empty, too long or contains invalid characters")

@@ -21,20 +21,20 @@ from keswick.crypto import SecretKey
 from keswick.identity import APIKey, self_signed
 from keswick.keystore import KeyExists, KeyStore, KeyStoreError
 from keswick.keystore import open as open_store
-
-from . import tls
-from .addresses import interface_addresses, to_bind
-from .banner import banner
-from .cache import KeyCache
-from .logs import AuditLog, ErrorLog
-from .metrics import Metrics
-from .options import ServerOptions
-from .routes import ROUTES, SKIPPABLE
-from .second import MetricsListener
-from .service import Service
-from .state import State
-from .store import MeasuredStore
-from .transport import listen
+from keswick.server import tls
+from keswick.server.addresses import interface_addresses, to_bind
+from keswick.server.banner import banner
+from keswick.server.cache import KeyCache
+from keswick.server.logs import AuditLog, ErrorLog
+from keswick.server.metrics import Metrics
+from keswick.server.options import ServerOptions
+from keswick.server.routes import ROUTES, SKIPPABLE, timeouts
+from keswick.server.runtime import Runtime
+from keswick.server.second import MetricsListener
+from keswick.server.service import Service
+from keswick.server.state import State
+from keswick.server.store import MeasuredStore
+from keswick.server.transport import listen
 
 DRAIN_SECONDS = 15.0
 """How long running requests may take after the signal to stop."""
@@ -152,10 +152,9 @@ class _Process:
         store = self._open_store(config)
         await self._create_predefined(config, store)
         self._configure_logs(config)
-        state = State.of(config, store, self._new_cache(config, store))
-        self._service = Service(
-            state, errors=self._errors, audit=self._audit, metrics=self._metrics, executor=self._executor
-        )
+        state = State.of(config, timeouts(config), store, self._new_cache(config, store))
+        runtime = Runtime(errors=self._errors, audit=self._audit, metrics=self._metrics, executor=self._executor)
+        self._service = Service(runtime, state)
         self._server = listen(self._service.handle, to_bind(config.address), self._certificate.tls)
         self._second = self._listen_second(config)
         self._register_gauges()
@@ -301,7 +300,7 @@ class _Process:
             store = await loop.run_in_executor(self._executor, self._open_store, config)
             cache = self._new_cache(config, store)
         await self._create_predefined(config, store)
-        state = State.of(config, store, cache)
+        state = State.of(config, timeouts(config), store, cache)
 
         self._certificate = certificate
         self._server.set_tls(certificate.tls, drain=_tightened(old.config, config))
@@ -335,7 +334,7 @@ class _Process:
         """Let running requests end, then close everything. A second signal ends the process at once."""
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, os._exit, 1)
-        self._service.draining = True
+        self._service.runtime.draining = True
         self._server.drain()
         await loop.run_in_executor(None, self._server.wait_drained, DRAIN_SECONDS)
         for server in (self._server, self._second):

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
-from .cache import KeyCache
-from .logs import AuditLog, ErrorLog
+from keswick.server.cache import KeyCache
+from keswick.server.logs import AuditLog, ErrorLog
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8; escaping=underscores"
 

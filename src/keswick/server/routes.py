@@ -10,9 +10,10 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 from keswick._native import Headers
-
-from .call import Handler
-from .handlers import identities, keys, logs, policies, system
+from keswick.config import Config
+from keswick.server.call import Answer, Call, Handler
+from keswick.server.handlers import identities, keys, logs, policies, system
+from keswick.server.replies import json_reply
 
 MB = 1_000_000
 MIB = 1 << 20
@@ -46,6 +47,20 @@ class Route:
         return method == self.method or (method == "POST" and self.method == "PUT")
 
 
+def _apis(call: Call) -> Answer:
+    """Every route with its time limit in seconds, 0 for none, as the configuration has it."""
+    return json_reply(
+        [
+            {"method": route.method, "path": route.path, "max_body": route.max_body, "timeout": _number(timeout)}
+            for route, timeout in zip(ROUTES, call.state.timeouts, strict=False)
+        ]
+    )
+
+
+def _number(seconds: float) -> float | int:
+    return int(seconds) if seconds == int(seconds) else seconds
+
+
 ROUTES = tuple(
     Route(index, *row, Headers([("Content-Type", "application/json"), ("Accept", row[0])]))
     for index, row in enumerate(
@@ -54,7 +69,7 @@ ROUTES = tuple(
             ("GET", "/v1/ready", 0, 15, PERMITTED, system.ready),
             ("GET", "/v1/status", 0, 15, PERMITTED, system.status),
             ("GET", "/v1/metrics", 0, 15, PERMITTED, system.metrics),
-            ("GET", "/v1/api", 0, 10, PERMITTED, system.apis),
+            ("GET", "/v1/api", 0, 10, PERMITTED, _apis),
             ("PUT", "/v1/key/create/", 0, 15, PERMITTED, keys.create),
             ("PUT", "/v1/key/import/", MB, 15, PERMITTED, keys.import_),
             ("GET", "/v1/key/describe/", 0, 15, PERMITTED, keys.describe),
@@ -81,9 +96,18 @@ ROUTES = tuple(
     )
 )
 
+UNKNOWN = len(ROUTES)
+"""The index under which requests without a route are counted."""
+
 SKIPPABLE = frozenset({"/version", "/v1/ready", "/v1/status", "/v1/metrics", "/v1/api"})
 """The routes that `api.<path>.skip_auth` may open to callers without a certificate: they show no key and change
 nothing."""
+
+
+def timeouts(config: Config) -> tuple[float, ...]:
+    """The time limits of the routes in seconds, 0 for none, by index; the last one is for requests without a route."""
+    overridden = {path: api.timeout for path, api in config.api.items()}
+    return (*(overridden.get(route.path) or route.timeout for route in ROUTES), 0)
 
 
 class UncleanPath(Exception):

@@ -4,11 +4,10 @@ It shows no key name and no identity, and nothing can be changed through it.
 """
 
 from keswick._native import Request
-
-from .call import Answer, Call
-from .replies import NOT_FOUND, ApiError, Reply
-from .routes import find
-from .service import Service
+from keswick.server.call import Answer, Call
+from keswick.server.replies import NOT_FOUND, ApiError, Reply
+from keswick.server.routes import find
+from keswick.server.service import Service
 
 _PATHS = {"/v1/metrics": "/v1/metrics", "/metrics": "/v1/metrics", "/v1/ready": "/v1/ready"}
 
@@ -18,7 +17,7 @@ class MetricsListener:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._recorder = service.metrics.recorder()  # of this listener's I/O thread
+        self._recorder = service.runtime.metrics.recorder()  # of this listener's I/O thread
 
     def handle(self, request: Request) -> Reply | None:
         return self._service.answer(request, self._walk, self._recorder)
@@ -28,7 +27,7 @@ class MetricsListener:
         route, _ = find(_PATHS.get(call.path, ""))
         if route is None:
             return NOT_FOUND
-        call.route = route
+        call.api = route.index
         if call.request.method != "GET":
             raise ApiError(405, f"received method '{call.request.method}' expected 'GET'", headers=route.refusal)
         return route.handler(call)

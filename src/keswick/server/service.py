@@ -6,49 +6,28 @@ what has to wait for the key store goes on as a task on the main thread, where a
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Executor
-from typing import Any, TypeVar
+from collections.abc import Awaitable
 from urllib.parse import quote
 
-from keswick._native import Request, Stream
-from keswick.encoding import rfc3339
-
-from .authentication import authorize, caller_of
-from .call import Answer, Call, Handler
-from .logs import AuditLog, ErrorLog
-from .metrics import Metrics, Recorder
-from .replies import NOT_FOUND, ApiError, Reply, redirect
-from .routes import ROUTES, UncleanPath, lacks_slash, resolve
-from .state import State
-
-T = TypeVar("T")
-
-UNKNOWN_ROUTE = len(ROUTES)
-"""The index under which requests without a route are counted."""
+from keswick._native import Request
+from keswick.server.authentication import authorize, caller_of
+from keswick.server.call import Answer, Call, Handler
+from keswick.server.metrics import Recorder
+from keswick.server.replies import NOT_FOUND, ApiError, Reply, redirect
+from keswick.server.routes import UNKNOWN, UncleanPath, lacks_slash, resolve
+from keswick.server.runtime import Runtime
+from keswick.server.state import State
 
 
 class Service:
-    """What lives as long as the process, apart from any configuration: counters, logs, threads. `state` is the
-    configuration in force."""
+    """`state` is the configuration in force; to put another one in force is to set it."""
 
-    routes = ROUTES
-
-    def __init__(
-        self, state: State, *, errors: ErrorLog, audit: AuditLog, metrics: Metrics, executor: Executor
-    ) -> None:
+    def __init__(self, runtime: Runtime, state: State) -> None:
+        self.runtime = runtime
         self.state = state
-        self.errors = errors
-        self.audit = audit
-        self.metrics = metrics
-        self.started = time.monotonic()
-        self.started_at = rfc3339(time.time_ns())
-        self.draining = False
-        self._executor = executor
-        self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._main_recorder = metrics.recorder()
-        self._io_recorder = metrics.recorder()
+        self._io_recorder = runtime.metrics.recorder()
+        self._main_recorder = runtime.metrics.recorder()
 
     # --- on the I/O thread ---
 
@@ -58,7 +37,7 @@ class Service:
 
     def answer(self, request: Request, walk: Handler, recorder: Recorder) -> Reply | None:
         """Answer a request with what `walk` makes of it, counted by the calling thread's recorder."""
-        call = Call(self, self.state, request, time.perf_counter())
+        call = Call(self.runtime, self.state, request, UNKNOWN, time.perf_counter())
         recorder.started += 1
         try:
             answer = walk(call)
@@ -72,7 +51,7 @@ class Service:
         if answer is None:  # a stream: its answer has begun
             self._finish(recorder, call, 200)
         else:
-            self._loop.call_soon_threadsafe(self._start, call, answer)
+            self.runtime.loop.call_soon_threadsafe(self._start, call, answer)
         return None
 
     def _walk(self, call: Call) -> Answer:
@@ -85,14 +64,15 @@ class Service:
             return _redirect(request, unclean.clean)
         if route is None:
             return _redirect(request, call.path + "/") if lacks_slash(call.path) else NOT_FOUND
-        call.route = route
+        call.api = route.index
         method = request.method
         if method != route.method and not route.takes(method):
             raise ApiError(405, f"received method '{method}' expected '{route.method}'", headers=route.refusal)
         caller = caller_of(request.connection)
         call.identity = caller.identity
         authorize(call.state, route, call.path, caller)
-        if self.audit.required and not self.audit.ready():
+        audit = self.runtime.audit
+        if audit.required and not audit.ready():
             raise ApiError(503, "audit log is not available")
         return route.handler(call)
 
@@ -102,28 +82,27 @@ class Service:
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
         place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
-        self.log_error(f"internal error: {type(error).__name__} at {place}", call)
+        call.log_error(f"internal error: {type(error).__name__} at {place}")
         return ApiError(500, "internal server error").reply()
 
     def _finish(self, recorder: Recorder, call: Call, status: int) -> None:
         duration = time.perf_counter() - call.started
-        route = call.route
-        recorder.observe(route.index if route is not None else UNKNOWN_ROUTE, status, duration)
-        if self.audit.active:
+        recorder.observe(call.api, status, duration)
+        audit = self.runtime.audit
+        if audit.active:
             peer = call.request.connection.peer
-            self.audit.record(time.time_ns(), peer, call.path, call.identity, status, int(duration * 1e9))
+            audit.record(time.time_ns(), peer, call.path, call.identity, status, int(duration * 1e9))
 
     # --- on the main thread ---
 
     def _start(self, call: Call, answer: Awaitable[Reply | None]) -> None:
-        task = self._loop.create_task(self._complete(call, answer))
+        task = self.runtime.loop.create_task(self._complete(call, answer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _complete(self, call: Call, answer: Awaitable[Reply | None]) -> None:
-        seconds = call.state.timeouts[call.route.index] if call.route is not None else 0
         try:
-            async with asyncio.timeout(seconds or None):
+            async with asyncio.timeout(call.timeout or None):
                 reply = await answer
         except TimeoutError:
             reply = ApiError(503, "request timeout exceeded").reply()
@@ -134,31 +113,6 @@ class Service:
         if reply is not None:
             call.request.respond(*reply)
         self._finish(self._main_recorder, call, reply[0] if reply is not None else 200)
-
-    async def blocking(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run a blocking call in the thread pool."""
-        return await self._loop.run_in_executor(self._executor, function, *arguments)
-
-    # --- from any thread ---
-
-    def limit_stream(self, call: Call, stream: Stream) -> None:
-        """End a stream at its route's time limit, if the configuration sets one."""
-        seconds = call.state.timeouts[call.route.index] if call.route is not None else 0
-        if seconds:
-            self._loop.call_soon_threadsafe(self._loop.call_later, seconds, stream.close)
-
-    def log_error(self, message: str, call: Call) -> None:
-        self.errors.error(message, _attributes(call))
-
-
-def _attributes(call: Call) -> Mapping[str, str]:
-    request = call.request
-    return {
-        "req.method": request.method,
-        "req.path": call.path,
-        "req.ip": request.connection.peer,
-        "req.identity": call.identity,
-    }
 
 
 def _redirect(request: Request, path: str) -> Reply:

@@ -8,9 +8,7 @@ from keswick.config import Config
 from keswick.crypto import SecretKey
 from keswick.keystore import KeyStore
 from keswick.policy import Policy
-
-from .cache import KeyCache
-from .routes import ROUTES
+from keswick.server.cache import KeyCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class State:
     cache: KeyCache[SecretKey]
 
     @classmethod
-    def of(cls, config: Config, store: KeyStore, cache: KeyCache[SecretKey]) -> "State":
+    def of(cls, config: Config, timeouts: tuple[float, ...], store: KeyStore, cache: KeyCache[SecretKey]) -> "State":
         policies = {name: Policy(name, policy.allow, policy.deny) for name, policy in config.policies.items()}
         return cls(
             config=config,
@@ -37,7 +35,7 @@ class State:
             assigned={
                 identity: policies[name] for name, policy in config.policies.items() for identity in policy.identities
             },
-            timeouts=tuple(_timeout(config, route.path, route.timeout) for route in ROUTES),
+            timeouts=timeouts,
             open=frozenset(path for path, api in config.api.items() if api.skip_auth),
             store=store,
             cache=cache,
@@ -49,8 +47,3 @@ class State:
             return True
         policy = self.assigned.get(identity)
         return policy is not None and policy.permits(path)
-
-
-def _timeout(config: Config, path: str, default: float) -> float:
-    api = config.api.get(path)
-    return default if api is None or not api.timeout else api.timeout

@@ -5,9 +5,8 @@ from collections.abc import Callable
 
 from keswick import _native
 from keswick._native import Request, Tls
-
-from .replies import ApiError, Reply
-from .routes import ROUTES
+from keswick.server.replies import ApiError, Reply
+from keswick.server.routes import ROUTES
 
 OVERLOAD = ApiError(503, "server is overloaded, try again").reply()
 TIMEOUT = ApiError(503, "request timeout exceeded").reply()

@@ -8,10 +8,9 @@ import msgspec
 from keswick.crypto import AES256, DecryptionError, NoHMACKeyError, SecretKey, algorithm_from_name
 from keswick.keystore import KeyExists, KeyNotFound, KeyStoreError
 from keswick.names import is_pattern
-
-from .. import bodies
-from ..call import Answer, Call
-from ..replies import EMPTY, NDJSON, ApiError, Reply, json_reply, sealed_reply
+from keswick.server import bodies
+from keswick.server.call import Answer, Call
+from keswick.server.replies import EMPTY, NDJSON, ApiError, Reply, json_reply, sealed_reply
 
 PAGE = 1024
 """Names on one page of a list; clients read at most 1 MiB of one."""
@@ -158,7 +157,7 @@ def import_(call: Call) -> Answer:
 
 async def _create(call: Call, name: str, key: SecretKey) -> Reply:
     try:
-        await call.service.blocking(call.state.store.create, name, key.encode())
+        await call.runtime.blocking(call.state.store.create, name, key.encode())
     except KeyExists:
         raise ApiError(400, "key already exists") from None
     except KeyStoreError as error:
@@ -172,7 +171,7 @@ async def delete(call: Call) -> Reply:
     name = call.key_name()
     cache = call.state.cache
     try:
-        await call.service.blocking(call.state.store.delete, name)
+        await call.runtime.blocking(call.state.store.delete, name)
     except KeyNotFound:
         cache.forget(name)
         raise call.key_not_found(name) from None
@@ -211,7 +210,7 @@ def _listing(resource: str) -> tuple[str, str]:
 
 async def _list(call: Call, prefix: str, start: str, lines: bool) -> Reply:
     try:
-        names = await call.service.blocking(_sorted_names, call.state.store.list, prefix, start)
+        names = await call.runtime.blocking(_sorted_names, call.state.store.list, prefix, start)
     except KeyStoreError as error:
         raise call.failed("failed to list keys", error) from error
     if lines:

@@ -1,8 +1,8 @@
 """The live log streams: `/v1/log/…`. Headers go out at once, events as they happen, until the client goes."""
 
-from ..call import Answer, Call
-from ..logs import Unit
-from ..replies import NDJSON
+from keswick.server.call import Answer, Call
+from keswick.server.logs import Unit
+from keswick.server.replies import NDJSON
 
 
 def audit(call: Call) -> Answer:
@@ -17,13 +17,13 @@ def audit_trace(call: Call) -> Answer:
 
 def _audit(call: Call, unit: Unit) -> Answer:
     stream = call.request.stream(200, NDJSON)
-    call.service.audit.subscribe(stream, unit=unit)
-    call.service.limit_stream(call, stream)
+    call.runtime.audit.subscribe(stream, unit=unit)
+    call.end_in_time(stream)
     return None
 
 
 def error(call: Call) -> Answer:
     stream = call.request.stream(200, NDJSON)
-    call.service.errors.subscribe(stream)
-    call.service.limit_stream(call, stream)
+    call.runtime.errors.subscribe(stream)
+    call.end_in_time(stream)
     return None

@@ -5,9 +5,8 @@ from typing import Any
 
 from keswick.names import is_name, is_pattern
 from keswick.policy import Policy
-
-from ..call import Answer, Call
-from ..replies import ApiError, Reply, json_reply
+from keswick.server.call import Answer, Call
+from keswick.server.replies import ApiError, Reply, json_reply
 
 
 def describe(call: Call) -> Answer:
@@ -50,4 +49,4 @@ def _named(call: Call) -> Policy:
 
 
 def _origin(call: Call, policy: Policy) -> dict[str, Any]:
-    return {"name": policy.name, "created_at": call.service.started_at, "created_by": call.state.admin}
+    return {"name": policy.name, "created_at": call.runtime.started_at, "created_by": call.state.admin}

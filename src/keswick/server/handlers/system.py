@@ -7,10 +7,9 @@ import keswick
 from keswick._native import Headers
 from keswick.about import COMMIT, architecture, operating_system
 from keswick.keystore import KeyStoreError, KeyStoreUnreachable
-
-from ..call import Answer, Call
-from ..metrics import CONTENT_TYPE, resident_memory, stack_memory, usable_cpus
-from ..replies import EMPTY, ApiError, Reply, json_reply
+from keswick.server.call import Answer, Call
+from keswick.server.metrics import CONTENT_TYPE, resident_memory, stack_memory, usable_cpus
+from keswick.server.replies import EMPTY, ApiError, Reply, json_reply
 
 _METRICS = Headers([("Content-Type", CONTENT_TYPE)])
 
@@ -22,7 +21,7 @@ def version(call: Call) -> Answer:
 async def ready(call: Call) -> Reply:
     """Whether this server can do its work. While the key store is away it cannot, except that `?cached=ok` asks for
     less: that keys in the cache are still served."""
-    if call.service.draining:
+    if call.runtime.draining:
         raise ApiError(503, "server is stopping")
     cache = call.state.cache
     cached_ok = cache.offline and cache.serves_offline and "cached=ok" in call.request.query.split("&")
@@ -36,7 +35,7 @@ async def _reach_store(call: Call) -> float:
     error = call.state.cache.store_error
     if error is None:
         try:
-            return await call.service.blocking(call.state.store.status)
+            return await call.runtime.blocking(call.state.store.status)
         except KeyStoreError as failure:
             error = failure
     if isinstance(error, KeyStoreUnreachable):
@@ -49,7 +48,7 @@ async def status(call: Call) -> Reply:
         "version": keswick.__version__,
         "os": operating_system(),
         "arch": architecture(),
-        "uptime": int(time.monotonic() - call.service.started),
+        "uptime": int(time.monotonic() - call.runtime.started),
         "num_cpu": os.cpu_count() or 1,
         "num_cpu_used": usable_cpus(),
         "mem_heap_used": resident_memory(),
@@ -63,23 +62,4 @@ async def status(call: Call) -> Reply:
 
 
 def metrics(call: Call) -> Answer:
-    return (200, _METRICS, call.service.metrics.render())
-
-
-def apis(call: Call) -> Answer:
-    """Every route with its time limit in seconds, 0 for none, as the configuration has it."""
-    return json_reply(
-        [
-            {
-                "method": route.method,
-                "path": route.path,
-                "max_body": route.max_body,
-                "timeout": _number(call.state.timeouts[route.index]),
-            }
-            for route in call.service.routes
-        ]
-    )
-
-
-def _number(seconds: float) -> float | int:
-    return int(seconds) if seconds == int(seconds) else seconds
+    return (200, _METRICS, call.runtime.metrics.render())
