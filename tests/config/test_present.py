@@ -88,7 +88,7 @@ cache:
   expiry: {{any: 1h, unused: 0s, offline: 1.5m}}
 log:
   error: debug
-  audit: INFO+2
+  audit: DEBUG+2
   audit_skip: [/v1/ready]
   audit_required: on
 keys:
@@ -112,7 +112,7 @@ keystore:
             "empty": Policy(),
         },
         cache=Cache(3600, 0, 90),
-        log=Log(-4, 2, ("/v1/ready",), True),
+        log=Log(-4, -2, ("/v1/ready",), True),
         keys=("a", "b"),
         metrics=Metrics(Address("localhost", 9000), True),
     )
@@ -437,6 +437,7 @@ MISTAKES = [
     (LEAST + "log: {error: yes}", "'log.error' is 'yes': this is not a log level; write 'on', 'off', 'debug'"),
     (LEAST + "log: {audit: info-1}", "'log.audit' is 'info-1': this is not a log level"),
     (LEAST + "log: {audit_skip: [v1/ready]}", "must be a path that begins with '/'"),
+    (LEAST + "log: {audit_required: on}", "'log.audit_required' needs an audit log: write 'audit: on', too"),
     (LEAST + "log: {audit_required: 1}", "'log.audit_required' must be on or off, not '1'"),
     # keys
     (LEAST + "keys: [{name: a}, {name: a}]", "the key 'a' stands already in line 4"),

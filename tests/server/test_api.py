@@ -5,6 +5,7 @@ Statuses, headers and bodies are held byte for byte where clients compare them.
 
 import base64
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -164,6 +165,25 @@ def test_a_data_key_opens_again_only_with_its_context(cast: Cast) -> None:
     opened = cast.app.call("PUT", "/v1/key/decrypt/k", {"ciphertext": made["ciphertext"], "context": context})
     assert opened.body == b'{"plaintext":"' + made["plaintext"].encode() + b'"}\n'
     assert cast.app.call("PUT", "/v1/key/decrypt/k", {"ciphertext": made["ciphertext"]}).status == 400
+
+
+def test_an_encoded_route_is_the_same_route(cast: Cast) -> None:
+    made = cast.app.call("PUT", "/v1/key/generat%65/k", {"context": "QUFB"}).json
+    sealed = {"ciphertext": made["ciphertext"], "context": "QUFB"}
+    assert cast.app.call("PUT", "/v1/key/decrypt/k", sealed).json["plaintext"] == made["plaintext"]
+    assert cast.app.call("PUT", "/v1/key/decrypt/k", {"ciphertext": made["ciphertext"]}).status == 400
+
+
+def test_a_query_of_raw_bytes_is_sent_back_encoded(cast: Cast) -> None:
+    request = "PUT /v1//status?a=\u20ac HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode()
+    with (
+        socket.create_connection(("127.0.0.1", cast.server.port)) as plain,
+        cast.app.context.wrap_socket(plain) as secure,
+    ):
+        secure.sendall(request)
+        head = secure.recv(65536).decode("ascii").lower()
+    assert head.startswith("http/1.1 307")
+    assert "location: /v1/status?a=%" in head
 
 
 def test_generate_needs_no_body(cast: Cast) -> None:
@@ -361,8 +381,11 @@ def test_the_audit_stream_shows_every_request(cast: Cast, http2: bool) -> None:
         assert event["request"] == {"ip": "127.0.0.1", "path": path, "identity": cast.stranger.identity}
         assert event["response"]["code"] == 403
         assert isinstance(event["response"]["time"], int)
-        cast.admin.call("GET", "/v1/elsewhere")
-        assert _next_event(lines, "/v1/elsewhere")["response"]["code"] == 404
+        for path, status in (("/v1/elsewhere", 404), ("/v1/key//x", 307), ("/v1/key/create/\0", 400)):
+            cast.app.call("PUT", path.replace("\0", "%00"))
+            event = _next_event(lines, path)
+            assert event["response"]["code"] == status
+            assert event["request"]["identity"] == cast.app.identity
 
 
 def test_the_error_stream_shows_why_a_key_could_not_be_read(cast: Cast) -> None:

@@ -27,6 +27,7 @@ B64 = "aGk="
         (b'\n\t {"plaintext":"aGk="} and more', b"hi", b""),
         (b'{"plaintext":"a\\nGk\\r\\n="}', b"hi", b""),
         (b'{"plaintext":"aGk=","version":"v1"}', b"hi", b""),
+        (b'{"plaintext":"aGk=","x":' + b"7" * 5000 + b"}", b"hi", b""),
     ],
 )
 def test_what_is_read(body: bytes, plaintext: bytes, context: bytes) -> None:
@@ -50,6 +51,8 @@ def test_what_is_read(body: bytes, plaintext: bytes, context: bytes) -> None:
         b'{"plaintext":"aGk=\xff"}',
         b'{"plaintext":"aGk="',
         b"{'plaintext':'aGk='}",
+        b'{"x":NaN}',
+        b'{"x":-Infinity}',
         b"[" * 100_000,
         b'{"a":' * 100_000,
     ],
@@ -62,6 +65,10 @@ def test_what_is_refused(body: bytes) -> None:
 def test_a_field_in_another_case_is_never_read_as_absent() -> None:
     for name in ("plaintext", "Plaintext", "PLAINTEXT", "plainText"):
         assert decode(Encrypt, json.dumps({name: B64}).encode()).plaintext == b"hi"
+
+
+def test_a_body_shows_no_secret() -> None:
+    assert "hi" not in repr(decode(Encrypt, b'{"plaintext":"aGk="}'))
 
 
 def test_import_takes_the_names_of_all_times() -> None:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import shutil
 import signal
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -92,11 +93,12 @@ def test_unknown_configuration_key_has_its_line(folder: Path) -> None:
     [
         (("--addr", "nonsense:port"), "--addr"),
         (("--auth", "maybe"), "invalid option for --auth"),
-        (("--dev",), "not supported in development mode"),
+        (("--dev",), "'--config' flag is not supported in development mode"),
+        (("--auth", "on"), "'--auth on' contradicts 'tls.auth: off'"),
     ],
 )
 def test_flags_that_cannot_be_followed(folder: Path, arguments: tuple[str, ...], message: str) -> None:
-    assert message in _refused(folder, *arguments)
+    assert message in _refused(folder, *arguments, tls={"auth": "off"})
 
 
 def test_check_reads_validates_and_exits(folder: Path) -> None:
@@ -109,6 +111,10 @@ def test_check_reads_validates_and_exits(folder: Path) -> None:
     assert not (folder / "keys").exists()
     path.write_text("admin: {identity: }")
     assert kes("server", "--config", str(path), "--check").code == 1
+    vault = {"endpoint": "https://v:8200", "approle": {"id": "i", "secret": "s"}}
+    for change in ({"keystore": {"fs": None, "vault": vault}}, {"metrics": {"address": "no-such-host.invalid:1"}}):
+        done = kes("server", "--config", str(write_config(folder, api_key, change)), "--check")
+        assert (done.code, done.stdout) == (1, "")
 
 
 # --- while it runs ---
@@ -210,6 +216,91 @@ def _is_cut(caller: Caller) -> bool:
     return False
 
 
+def test_a_root_that_is_taken_away_ends_old_connections(folder: Path) -> None:
+    authorities = [make("p256", ca=True, name=name) for name in ("stays", "goes")]
+    bundle = folder / "ca.crt"
+    bundle.write_bytes(b"".join(authority.cert_pem for authority in authorities))
+    with start_server(folder, tls={"ca": str(bundle), "auth": "on"}) as server:
+        stays, goes = (Caller(server.port, make(issuer=ca, eku=["client"]), folder) for ca in authorities)
+        assert stays.call("GET", "/version").status == goes.call("GET", "/version").status == 200
+        bundle.write_bytes(authorities[0].cert_pem)  # the same file, with less in it
+        server.reload(tls={"ca": str(bundle), "auth": "on"})
+        _until(lambda: _is_cut(goes))
+        _until(lambda: not _is_cut(stays))
+
+
+def test_a_reload_that_hangs_neither_stops_the_service_nor_its_end(folder: Path) -> None:
+    config, pair = _with_admin(folder)
+    with start_server(folder, **config) as server:
+        admin = Caller(server.port, pair, folder)
+        (folder / "server.crt").unlink()
+        os.mkfifo(folder / "server.crt")  # as a network file system that does not answer
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for("Reloading configuration", stream="stderr")
+        assert admin.call("PUT", "/v1/key/create/k").status == 200
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_console_that_has_gone_is_no_reason_to_fail(folder: Path, number: signal.Signals) -> None:
+    config, pair = _with_admin(folder)
+    path = write_config(folder, APIKey.generate(), config)
+    process = subprocess.Popen(
+        [*COMMAND, "server", "--config", str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=clean_environment(),
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        port = _port_of_banner(process.stdout)
+        process.stdout.close()
+        process.stderr.close()
+        admin = Caller(port, pair, folder)
+        assert admin.call("PUT", "/v1/key/create/k").status == 200
+        process.send_signal(number)
+        if number is signal.SIGHUP:
+            (folder / "keys" / "k").rename(folder / "keys" / "renamed")
+            _until(lambda: admin.call("GET", "/v1/key/describe/renamed").status == 200)
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait(30)
+
+
+def _port_of_banner(stdout: IO[bytes]) -> int:
+    for line in stdout:
+        if b"https://" in line:
+            return int(line.rpartition(b":")[2])
+    raise AssertionError("the server ended before its banner")
+
+
+SLOW_DELETE = """
+import sys, time
+from keswick.keystore.fs import FSStore
+from keswick.server import lifecycle
+from keswick.server.options import ServerOptions
+fast = FSStore.delete
+FSStore.delete = lambda store, name: (time.sleep(1), fast(store, name))
+sys.exit(lifecycle.run(ServerOptions(config=sys.argv[1])))
+"""
+
+
+def test_a_key_is_not_served_after_a_delete_that_took_too_long(folder: Path) -> None:
+    config, pair = _with_admin(folder, api={"/v1/key/delete/": {"timeout": "100ms"}})
+    api_key = APIKey.generate()
+    path = write_config(folder, api_key, config)
+    with running([str(path)], folder, api_key, command=[sys.executable, "-c", SLOW_DELETE]) as server:
+        admin = Caller(server.port, pair, folder)
+        assert admin.call("PUT", "/v1/key/create/k").status == 200
+        assert admin.call("PUT", "/v1/key/generate/k").status == 200
+        answer = admin.call("DELETE", "/v1/key/delete/k")
+        assert (answer.status, answer.message) == (503, "request timeout exceeded")
+        _until(lambda: admin.call("PUT", "/v1/key/generate/k").status == 404)
+
+
 def test_a_new_address_waits_for_a_new_start(folder: Path) -> None:
     config, pair = _with_admin(folder)
     with start_server(folder, **config) as server:
@@ -275,6 +366,7 @@ def test_the_key_folder_goes_away_and_comes_back(folder: Path) -> None:
         assert admin.call("GET", "/v1/key/describe/never-read").status in (404, 502)
         assert admin.call("PUT", "/v1/key/create/new").status == 502
         assert admin.call("GET", "/v1/ready").status == 504
+        assert admin.call("GET", "/v1/ready?cached=ok").status == 200
         assert admin.call("PUT", "/v1/key/generate/k").status == 200
         assert admin.call("GET", "/v1/status").json["keystore_unreachable"] is True
         shutil.move(folder / "away", folder / "keys")
@@ -334,10 +426,15 @@ def test_the_second_listener_shows_metrics_and_readiness_alone(folder: Path) -> 
 def test_the_second_listener_can_speak_tls_without_asking_for_certificates(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    with start_server(folder, metrics={"address": f"127.0.0.1:{port}", "tls": "on"}):
+    metrics = {"address": f"127.0.0.1:{port}", "tls": "on"}
+    with start_server(folder, metrics=metrics) as server:
         nobody = Caller(port, None, folder)
         assert b"kes_system_up_time" in nobody.call("GET", "/v1/metrics").body
         assert nobody.call("POST", "/v1/metrics").status == 405
+        renewed = make("p256", sans=["localhost"], eku=["server"])
+        renewed.write(folder, "server")
+        server.reload(metrics=metrics)
+        assert _certificate(nobody) == renewed.cert_der
 
 
 # --- certificates that are renewed on disk ---
@@ -379,17 +476,15 @@ def test_a_required_audit_log_refuses_requests_rather_than_lose_events(folder: P
     )
     try:
         assert process.stdout is not None
-        port = 0
-        while not port:  # the banner is read, and then nothing any more, so that the pipe fills up
-            line = process.stdout.readline().decode()
-            port = int(line.rpartition(":")[2]) if "https://" in line else 0
+        port = _port_of_banner(process.stdout)  # it is read, and then nothing any more, so that the pipe fills up
         admin = Caller(port, pair, folder)
-        while admin.call("GET", "/version").status == 200:
+        while admin.call("GET", "/nowhere").status == 404:  # refused ones are recorded, too
             continue
         assert admin.call("GET", "/v1/api").message == "audit log is not available"
         pump = threading.Thread(target=process.stdout.read)
         pump.start()
         _until(lambda: admin.call("GET", "/v1/api").status == 200)
+        assert b"\nkes_log_audit_dropped 0\n" in admin.call("GET", "/v1/metrics").body
         process.kill()
         pump.join(30)
     finally:

@@ -1,10 +1,13 @@
 """`kes server`: run a server."""
 
+import signal
+
 from keswick.cli.command import Arguments, Command, Flag
 
 
 def server(arguments: Arguments) -> int:
     arguments.at_most(0)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes while modules are loaded must not end the process
     from keswick.server.lifecycle import run
     from keswick.server.options import ServerOptions
 

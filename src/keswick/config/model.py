@@ -35,8 +35,8 @@ class TLS:
     password: str | None = field(default=None, repr=False)
     ca: str | None = None
     """Path of a PEM file, or of a folder of them."""
-    auth: bool = False
-    """Whether client certificates are verified."""
+    auth: bool | None = None
+    """Whether client certificates are verified. None, where nothing is said, means no."""
     proxy: Proxy = Proxy()
 
 

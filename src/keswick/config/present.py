@@ -107,7 +107,7 @@ def _apis(section: Section, known: Mapping[str, bool]) -> dict[str, API]:
                 raise section.error_at(path, f"unknown path {shortened(path)!r} in 'api'{nearest(path, known)}")
             section.warn_at(path, f"the path {path!r} in 'api' is of older releases; it has no effect")
         settings = section.section(path).only("skip_auth", "timeout")
-        skip_auth = _switch(settings, "skip_auth", _BOOLEAN)
+        skip_auth = _switch(settings, "skip_auth", _BOOLEAN) or False
         timeout = _duration(settings, "timeout", 0)
         if skip_auth and not known.get(path, True):
             allowed = ", ".join(sorted(other for other, may_skip in known.items() if may_skip))
@@ -171,11 +171,15 @@ def _log(section: Section) -> Log:
     for path in skip:
         if not path.text.startswith("/"):
             raise path.error("an entry of 'log.audit_skip' must be a path that begins with '/', such as '/v1/ready'")
+    audit = _level(section, "audit", default.audit)
+    required = _switch(section, "audit_required", _SWITCH) or False
+    if required and audit > 0:
+        raise section.error_at("audit_required", "'log.audit_required' needs an audit log: write 'audit: on', too")
     return Log(
         error=_level(section, "error", default.error),
-        audit=_level(section, "audit", default.audit),
+        audit=audit,
         audit_skip=tuple(path.text for path in skip),
-        audit_required=_switch(section, "audit_required", _SWITCH),
+        audit_required=required,
     )
 
 
@@ -197,7 +201,7 @@ def _metrics(document: Section, listen: Address) -> Metrics:
     own = _address(value)
     if own == listen:
         raise value.error("'metrics.address' must differ from 'address'; choose another port")
-    return Metrics(own, tls=_switch(section, "tls", _SWITCH))
+    return Metrics(own, tls=_switch(section, "tls", _SWITCH) or False)
 
 
 def _refuse_api_key(identity: Value) -> None:
@@ -212,10 +216,11 @@ def _optional(section: Section, key: str) -> str | None:
     return value.text or None if value is not None else None
 
 
-def _switch(section: Section, key: str, words: Mapping[str, bool]) -> bool:
+def _switch(section: Section, key: str, words: Mapping[str, bool]) -> bool | None:
+    """None when nothing is said."""
     value = section.value(key)
     if value is None or not value.text:
-        return False
+        return None
     if value.text.lower() not in words:
         *most, last = words
         raise value.error(f"{value.key!r} must be {', '.join(most)} or {last}, not {value.shown}")

@@ -1,17 +1,24 @@
 """Where the two readings of a policy rule differ; `kes server --check` prints it."""
 
+from collections.abc import Collection
+
 from keswick.config.model import Config
 from keswick.policy import is_prefix, readings_differ
 
 
-def differing_rules(config: Config) -> list[str]:
-    """A sentence for every rule that the releases before and since October 2023 read differently."""
+def differing_rules(config: Config, prefixes: Collection[str] = ()) -> list[str]:
+    """A sentence for every rule that the releases before and since October 2023 read differently.
+
+    `prefixes`: the routes that end in a slash, behind which a name follows. Names have no slash, so behind them a
+    trailing `*` means the same to both.
+    """
     return [
         f"policy {name!r}, {kind} rule {rule!r}: {difference}; {_used(kind, rule)}"
         for name, policy in config.policies.items()
         for kind, rules in (("allow", policy.allow), ("deny", policy.deny))
         for rule in rules
         if (difference := readings_differ(rule)) is not None
+        and not (is_prefix(rule) and rule.startswith(tuple(prefixes)))
     ]
 
 

@@ -3,7 +3,13 @@
 from keswick.config import model
 from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
 
-__all__ = ["KeyExists", "KeyNotFound", "KeyStore", "KeyStoreError", "KeyStoreUnreachable", "open"]
+__all__ = ["KeyExists", "KeyNotFound", "KeyStore", "KeyStoreError", "KeyStoreUnreachable", "check", "open"]
+
+
+def check(section: model.KeyStoreSection) -> None:
+    """Whether this build has a store of the kind that is configured; nothing is opened. Raises KeyStoreError."""
+    if isinstance(section, model.RemoteStore):
+        raise KeyStoreError(f"this build has no key store of the kind '{section.kind}': use keystore.fs")
 
 
 def open(section: model.KeyStoreSection) -> KeyStore:
@@ -11,6 +17,7 @@ def open(section: model.KeyStoreSection) -> KeyStore:
 
     A store's module is imported only when it is used: some carry whole cloud libraries.
     """
+    check(section)
     match section:
         case model.FSStore(path=path):
             from keswick.keystore.fs import FSStore
@@ -21,4 +28,4 @@ def open(section: model.KeyStoreSection) -> KeyStore:
 
             return MemoryStore()
         case model.RemoteStore(kind=kind):
-            raise KeyStoreError(f"this build has no key store of the kind '{kind}': use keystore.fs")
+            raise NotImplementedError(kind)  # what `check` lets pass has its case above

@@ -42,7 +42,7 @@ def to_bind(address: Address) -> tuple[str, int]:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise ConfigError(
-            f"address: '{address.host}' is neither an IP address nor a name of this machine: {error.strerror}"
+            f"cannot listen on '{address.host}': {error.strerror}; it must be an IP address or a name of this machine"
         ) from None
     return str(found[0][4][0]), address.port
 

@@ -1,5 +1,7 @@
 """What `kes server` prints once the port is bound, in the shape that scripts of the original's users know."""
 
+import os
+
 from keswick.about import version_lines
 from keswick.config import Config
 from keswick.server.addresses import to_reach
@@ -16,9 +18,10 @@ def banner(
         *([("API Key", api_key)] if api_key else []),
         ("Admin", config.admin if _is_hex(config.admin) else "<disabled>"),
         ("Clients", _clients(config)),
-        ("Form", "2025"),
+        ("Dialect", "2025, from a configuration of the present form"),
         *_listed("Logs", _logs(config)),
         *([("MLock", "enabled")] if memory_locked else []),
+        ("Process", str(os.getpid())),
     ]
     lines = [f"{label:<12}{text}".rstrip() for label, text in rows]
     return "\n".join([*version_lines(), "", *lines, "", "=> Server is up and running...", ""])
@@ -36,9 +39,11 @@ def _is_hex(identity: str) -> bool:
 
 
 def _clients(config: Config) -> str:
-    if config.tls is not None and config.tls.auth:
-        return "certificates are verified"
-    return "certificates are demanded, not verified; policies apply"
+    opened = [path for path, api in config.api.items() if api.skip_auth]
+    verified = "verified" if config.tls is not None and config.tls.auth else "not verified"
+    if opened:
+        return f"certificates are asked for, {verified}; none is needed for {', '.join(sorted(opened))}"
+    return f"certificates are demanded, {verified}; policies apply"
 
 
 def _logs(config: Config) -> list[str]:

@@ -20,7 +20,8 @@ class BadBody(ValueError):
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    pass
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
 
 
 class Generate(_Body):
@@ -51,6 +52,14 @@ class Import(_Body):
 
 
 Body = TypeVar("Body", bound=_Body)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+# NaN and the infinities are Python's, not JSON's. Numbers stand in no field that is read, however long they are.
+_JSON = json.JSONDecoder(parse_constant=_refuse, parse_int=str, parse_float=str)
 
 _NOT_STRICT = (ValueError, RecursionError)
 """What the strict decoders raise: msgspec's errors and those of texts that are not UTF-8 are ValueErrors."""
@@ -86,7 +95,7 @@ def decode_bulk(body: bytes) -> list[Decrypt]:
 def _first_value(body: bytes) -> Any:
     text = body.decode("utf-8", "replace").lstrip(" \t\r\n")
     try:
-        return json.JSONDecoder().raw_decode(text)[0]
+        return _JSON.raw_decode(text)[0]
     except ValueError:
         raise BadBody("not JSON") from None
     except RecursionError:

@@ -143,11 +143,6 @@ class KeyCache(Generic[K]):
         self._entries.pop(name, None)
         self._fetches.pop(name, None)
 
-    def clear(self) -> None:
-        """Forget all keys."""
-        self._entries.clear()
-        self._fetches.clear()
-
     async def watch(self) -> None:
         """Probe the store and drop what has expired, again and again until cancelled."""
         while True:
@@ -167,12 +162,12 @@ class KeyCache(Generic[K]):
             self._status_call.add_done_callback(_take_exception)
         done, _ = await asyncio.wait([self._status_call], timeout=self._probe_seconds)
         if not done:
-            self._notice_outage(KeyStoreUnreachable(f"the key store did not answer for {self._probe_seconds:g} s"))
+            self.notice_outage(KeyStoreUnreachable(f"the key store did not answer for {self._probe_seconds:g} s"))
             return
         try:
             self._status_call.result()
         except KeyStoreError as error:
-            self._notice_outage(error)
+            self.notice_outage(error)
         else:
             self._answered = max(self._answered, asked)
             self.store_error = None
@@ -186,7 +181,8 @@ class KeyCache(Generic[K]):
             if not (self._fresh(entry, self._answered) if may_come_back else self._alive(entry, now)):
                 del self._entries[name]
 
-    def _notice_outage(self, error: KeyStoreError) -> None:
+    def notice_outage(self, error: KeyStoreError) -> None:
+        """The store failed a status call."""
         self.store_error = error
         if self._outage_noticed is None:
             self._outage_noticed = self._clock()
@@ -198,7 +194,7 @@ class KeyCache(Generic[K]):
         try:
             value = await asyncio.get_running_loop().run_in_executor(self._executor, self._store.get, name)
         except KeyStoreUnreachable as error:
-            self._notice_outage(error)
+            self.notice_outage(error)
             key = self.get(name)
             if key is None:
                 raise

@@ -6,6 +6,7 @@ from keswick._native import Request, Stream
 from keswick.crypto import KeyFormatError, SecretKey
 from keswick.keystore import KeyNotFound, KeyStoreError
 from keswick.names import is_name, is_stored_name
+from keswick.server.logs import DEBUG
 from keswick.server.replies import ApiError, Reply
 from keswick.server.runtime import Runtime
 from keswick.server.state import State
@@ -79,13 +80,19 @@ class Call:
         return ApiError(502, message)
 
     def log_error(self, message: str) -> None:
-        attributes = {
+        self.runtime.errors.error(message, self._attributes())
+
+    def log_debug(self, message: str) -> None:
+        if self.runtime.errors.level <= DEBUG:
+            self.runtime.errors.debug(message, self._attributes())
+
+    def _attributes(self) -> dict[str, str]:
+        return {
             "req.method": self.request.method,
             "req.path": self.path,
             "req.ip": self.request.connection.peer,
             "req.identity": self.identity,
         }
-        self.runtime.errors.error(message, attributes)
 
     def end_in_time(self, stream: Stream) -> None:
         """End a stream at the route's time limit, if it has one."""

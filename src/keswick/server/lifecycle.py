@@ -11,29 +11,33 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Awaitable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from keswick import _native
-from keswick.config import TLS, Config, ConfigError, Log, MemoryStore, differing_rules, parse_address
-from keswick.config import load as load_config
+from keswick.config import Config, ConfigError
 from keswick.crypto import SecretKey
 from keswick.identity import APIKey, self_signed
 from keswick.keystore import KeyExists, KeyStore, KeyStoreError
 from keswick.keystore import open as open_store
 from keswick.server import tls
-from keswick.server.addresses import interface_addresses, to_bind
+from keswick.server.addresses import interface_addresses
 from keswick.server.banner import banner
 from keswick.server.cache import KeyCache
+from keswick.server.console import STDERR, Console
+from keswick.server.faults import describe
 from keswick.server.logs import AuditLog, ErrorLog
 from keswick.server.metrics import Metrics
 from keswick.server.options import ServerOptions
-from keswick.server.routes import ROUTES, SKIPPABLE, timeouts
+from keswick.server.routes import ROUTES, timeouts
 from keswick.server.runtime import Runtime
 from keswick.server.second import MetricsListener
 from keswick.server.service import Service
+from keswick.server.settings import check, configured, development
 from keswick.server.state import State
 from keswick.server.store import MeasuredStore
+from keswick.server.tls import ServerTLS
 from keswick.server.transport import listen
 
 DRAIN_SECONDS = 15.0
@@ -42,6 +46,8 @@ TLS_RELOAD_SECONDS = 15 * 60.0
 TLS_RETRY_SECONDS = 60.0
 STORE_THREADS = 16
 """Calls of the key store at the same time."""
+FLUSH_SECONDS = 2.0
+"""How long a log or the console may take to write what is left, at the end."""
 OLD_STORE_SECONDS = 30.0
 """How long a store that a reload replaced stays open, for the requests that began with it."""
 
@@ -51,120 +57,73 @@ def run(options: ServerOptions) -> int:
     _native.forbid_core_dumps()
     memory_locked = not options.dev and not options.check and _native.lock_memory()
     try:
-        config, api_key = _development(options) if options.dev else (configured(options), None)
+        config, api_key = development(options) if options.dev else (configured(options), None)
         if options.check:
-            return _check(config)
+            print("\n".join([*check(config), "The configuration is valid."]))
+            return 0
         # The I/O thread waits for the GIL when a store's thread holds it; a short interval bounds how long.
         sys.setswitchinterval(0.0005)
         with asyncio.Runner() as runner:
-            return runner.run(_Process(options, memory_locked, api_key).run(config))
+            runner.run(_serve(options, config, memory_locked, api_key))
     except (ConfigError, KeyStoreError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-
-
-def configured(options: ServerOptions) -> Config:
-    """The configuration of the file, with what the command line overrides. Raises ConfigError."""
-    if not options.config:
-        raise ConfigError(
-            "no configuration given: name a file with '--config FILE', make one with 'kes init FOLDER', "
-            "or try a server that forgets everything with '--dev'"
-        )
-    config = load_config(options.config, apis={route.path: route.path in SKIPPABLE for route in ROUTES})
-    if config.tls is not None and config.tls.proxy.identities:
-        raise ConfigError("tls.proxy: this version does not take forwarded certificates; remove 'tls.proxy.identities'")
-    if config.tls is not None and (options.key or options.cert):
-        section = dataclasses.replace(
-            config.tls, key=options.key or config.tls.key, cert=options.cert or config.tls.cert
-        )
-        config = dataclasses.replace(config, tls=section)
-    if options.auth is not None and config.tls is not None:
-        config = dataclasses.replace(config, tls=_with_auth(config.tls, options.auth))
-    if options.address is not None:
-        config = dataclasses.replace(config, address=parse_address(options.address, "--addr"))
-    return config
-
-
-def _with_auth(section: TLS, auth: str) -> TLS:
-    if auth.lower() not in ("on", "off"):
-        raise ConfigError(f"invalid option for --auth: '{auth}'; write 'on' or 'off'")
-    wanted = auth.lower() == "on"
-    if section.auth and not wanted:
-        raise ConfigError("'--auth off' contradicts 'tls.auth: on' in the configuration; remove one of them")
-    return dataclasses.replace(section, auth=wanted)
-
-
-def _development(options: ServerOptions) -> tuple[Config, APIKey]:
-    """A server for trying things out: keys in memory, a fresh admin API key, a self-made certificate."""
-    if options.config:
-        raise ConfigError("'--config' flag is not supported in development mode")
-    key = APIKey.generate()
-    config = Config(admin=key.identity, keystore=MemoryStore(), tls=None, log=Log(audit=0))
-    if options.address is not None:
-        config = dataclasses.replace(config, address=parse_address(options.address, "--addr"))
-    return config, key
-
-
-def _check(config: Config) -> int:
-    """`kes server --check`: what was read is valid; say what it means and where it may surprise."""
-    for warning in config.warnings:
-        print(f"Warning: {warning}")
-    for sentence in differing_rules(config):
-        print(f"Note: {sentence}")
-    if config.tls is not None:
-        tls.load(config.tls, optional=False)
-    to_bind(config.address)
-    print("The configuration is valid.")
     return 0
 
 
+async def _serve(options: ServerOptions, config: Config, memory_locked: bool, api_key: APIKey | None) -> None:
+    await _Process(options, memory_locked, api_key).run(config)
+
+
 class _Process:
-    """A running server. Everything here happens on the main thread."""
+    """A running server. Everything here happens on the main thread, and nothing that may wait blocks it."""
 
     def __init__(self, options: ServerOptions, memory_locked: bool, api_key: APIKey | None) -> None:
         self._options = options
         self._memory_locked = memory_locked
         self._api_key = api_key
+        self._console = Console()
         self._executor = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="keystore")
-        self._errors = ErrorLog()
-        self._audit = AuditLog()
-        self._metrics = Metrics(tuple(route.path for route in ROUTES))
-        self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+        self._runtime = Runtime(
+            errors=ErrorLog(),
+            audit=AuditLog(),
+            metrics=Metrics(tuple(route.path for route in ROUTES)),
+            executor=self._executor,
+        )
+        self._stop_asked = asyncio.Event()
+        self._reload_asked = asyncio.Event()
+        self._changing = asyncio.Lock()
+        """Held while the configuration in force changes."""
         self._background: set[asyncio.Task[None]] = set()
 
-    async def run(self, config: Config) -> int:
-        loop = asyncio.get_running_loop()
-        try:
-            await self._start(loop, config)
-        except OSError as error:
-            host, port = to_bind(config.address)
-            print(f"Error: cannot listen on {host}:{port}: {error.strerror or error}", file=sys.stderr)
-            return 1
-        while await self._signals.get() is signal.SIGHUP:
-            await self._reload()
-        await self._stop(loop)
-        return 0
+    async def run(self, config: Config) -> None:
+        await self._start(config)
+        await self._stop_asked.wait()
+        await self._stop()
 
     # --- start ---
 
-    async def _start(self, loop: asyncio.AbstractEventLoop, config: Config) -> None:
-        self._certificate = self._load_tls(config)
+    async def _start(self, config: Config) -> None:
+        self._certificate = _load_tls(config)
         store = self._open_store(config)
         await self._create_predefined(config, store)
         self._configure_logs(config)
         state = State.of(config, timeouts(config), store, self._new_cache(config, store))
-        runtime = Runtime(errors=self._errors, audit=self._audit, metrics=self._metrics, executor=self._executor)
-        self._service = Service(runtime, state)
-        self._server = listen(self._service.handle, to_bind(config.address), self._certificate.tls)
+        self._service = Service(self._runtime, state)
+        self._server = listen(self._service.handle, config.address, self._certificate.tls)
+        self._second_speaks_tls = config.metrics is not None and config.metrics.tls
         self._second = self._listen_second(config)
         self._register_gauges()
-        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signals.put_nowait, number)
-        self._print_banner(config)
+        loop = self._runtime.loop
+        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
+        loop.add_signal_handler(signal.SIGTERM, self._stop_asked.set)
+        loop.add_signal_handler(signal.SIGINT, self._stop_asked.set)
+        self._console.say(self._banner(config))
         for warning in (*config.warnings, *store.warnings()):
-            self._errors.warn(warning)
+            self._runtime.errors.warn(warning)
         self._watcher = self._spawn(state.cache.watch())
         self._spawn(self._log_handshakes())
+        self._spawn(self._reload_when_asked())
         if not self._options.dev:
             self._spawn(self._renew_tls())
         # What start-up made stays for good; the collector need not look at it again.
@@ -174,17 +133,8 @@ class _Process:
         if self._second is not None:
             self._second.start()
 
-    def _load_tls(self, config: Config) -> tls.ServerTLS:
-        optional = any(api.skip_auth for api in config.api.values())
-        if config.tls is not None:
-            return tls.load(config.tls, optional=optional)
-        made = self_signed(
-            "localhost", lifetime=timedelta(days=90), dns=["localhost"], ips=interface_addresses(), server=True
-        )
-        return tls.from_der([made.certificate], made.key, optional=optional)
-
     def _open_store(self, config: Config) -> KeyStore:
-        return MeasuredStore(open_store(config.keystore), self._metrics.observe_store)
+        return MeasuredStore(open_store(config.keystore), self._runtime.metrics.observe_store)
 
     def _new_cache(self, config: Config, store: KeyStore) -> KeyCache[SecretKey]:
         expiry = config.cache
@@ -199,47 +149,46 @@ class _Process:
 
     async def _create_predefined(self, config: Config, store: KeyStore) -> None:
         """Make the keys that the configuration names; those that are there already are left alone."""
-        loop = asyncio.get_running_loop()
         for name in config.keys:
             value = SecretKey.generate(config.admin).encode()
             try:
-                await loop.run_in_executor(self._executor, store.create, name, value)
+                await self._runtime.blocking(store.create, name, value)
             except KeyExists:
                 continue
+            except KeyStoreError as error:
+                raise KeyStoreError(f"keys: cannot create '{name}': {error}") from error
 
     def _configure_logs(self, config: Config) -> None:
-        self._errors.level = config.log.error
-        self._audit.configure(
-            enabled=config.log.audit <= 0, skip=config.log.audit_skip, required=config.log.audit_required
-        )
+        log = config.log
+        self._runtime.errors.level = log.error
+        self._runtime.audit.configure(enabled=log.audit <= 0, skip=log.audit_skip, required=log.audit_required)
 
     def _listen_second(self, config: Config) -> _native.Server | None:
         if config.metrics is None:
             return None
-        certificate = tls.load_for_metrics(config.tls) if config.metrics.tls and config.tls is not None else None
-        return listen(MetricsListener(self._service).handle, to_bind(config.metrics.address), certificate)
+        certificate = self._certificate.public if config.metrics.tls else None
+        return listen(MetricsListener(self._service).handle, config.metrics.address, certificate)
 
     def _register_gauges(self) -> None:
-        self._metrics.watch(
+        self._runtime.metrics.watch(
             server=self._server.stats,
             cache=lambda: self._service.state.cache,
             certificate_expiry=lambda: self._certificate.not_after,
-            errors=self._errors,
-            audit=self._audit,
+            errors=self._runtime.errors,
+            audit=self._runtime.audit,
         )
 
-    def _print_banner(self, config: Config) -> None:
-        text = banner(
+    def _banner(self, config: Config) -> str:
+        return banner(
             config,
             self._service.state.store.description,
             self._server.address,
             memory_locked=self._memory_locked,
             api_key=self._api_key.text if self._api_key is not None else None,
         )
-        print(text, flush=True)
 
-    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> "asyncio.Task[None]":
-        task = asyncio.get_running_loop().create_task(work)
+    def _spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+        task = self._runtime.loop.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
         return task
@@ -250,7 +199,7 @@ class _Process:
         while True:
             await asyncio.sleep(1)
             for peer, reason in self._server.take_handshake_errors():
-                self._errors.info(f"tls: handshake error from {peer}: {reason}")
+                self._runtime.errors.info(f"tls: handshake error from {peer}: {reason}")
 
     async def _renew_tls(self) -> None:
         """Read the TLS section and its files again and again: certificates are renewed on disk.
@@ -258,52 +207,64 @@ class _Process:
         A certificate that does not fit its key, half of a renewal, leaves the old pair in force and is tried again
         soon.
         """
-        loop = asyncio.get_running_loop()
         wait = TLS_RELOAD_SECONDS
         while True:
             await asyncio.sleep(wait)
-            try:
-                config = await loop.run_in_executor(self._executor, configured, self._options)
-                old = self._service.state.config
-                self._use_tls(dataclasses.replace(old, tls=config.tls), old)
-                self._service.state = dataclasses.replace(
-                    self._service.state, config=dataclasses.replace(old, tls=config.tls)
-                )
-                wait = TLS_RELOAD_SECONDS
-            except ConfigError as error:
-                print(f"Failed to reload TLS configuration: {error}", file=sys.stderr, flush=True)
-                wait = TLS_RETRY_SECONDS
+            async with self._changing:
+                renewed = await self._attempt("reload TLS configuration", self._take_over_tls())
+            wait = TLS_RELOAD_SECONDS if renewed else TLS_RETRY_SECONDS
 
-    async def _reload(self) -> None:
-        print("SIGHUP signal received. Reloading configuration...", file=sys.stderr, flush=True)
-        if self._options.dev:
-            print("There is nothing to reload in development mode.", file=sys.stderr, flush=True)
-            return
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            self._console.say("SIGHUP signal received. Reloading configuration...", STDERR)
+            if self._options.dev:
+                self._console.say("There is nothing to reload in development mode.", STDERR)
+                continue
+            async with self._changing:
+                if await self._attempt("reload server config", self._take_over()):
+                    self._console.say(f"\n{self._banner(self._service.state.config)}")
+                    self._console.say("=> Reloading configuration after SIGHUP signal completed.")
+
+    async def _attempt(self, what: str, work: Awaitable[None]) -> bool:
+        """Whether it worked. If not, the operator is told why, and the old state stays in force."""
         try:
-            loop = asyncio.get_running_loop()
-            config = await loop.run_in_executor(self._executor, configured, self._options)
-            await self._install(config)
+            await work
         except (ConfigError, KeyStoreError) as error:
-            print(f"Failed to reload server config: {error}", file=sys.stderr, flush=True)
-            return
-        print()
-        self._print_banner(config)
-        print("=> Reloading configuration after SIGHUP signal completed.", flush=True)
+            self._console.say(f"Failed to {what}: {error}", STDERR)
+            return False
+        except Exception as error:
+            self._console.say(f"Failed to {what}: {describe(error)}", STDERR)
+            return False
+        return True
 
-    async def _install(self, config: Config) -> None:
-        """Put a new configuration in force, all of it or nothing."""
+    async def _take_over_tls(self) -> None:
+        blocking = self._runtime.blocking
+        state = self._service.state
+        config = dataclasses.replace(state.config, tls=(await blocking(configured, self._options)).tls)
+        self._use_tls(await blocking(_load_tls, config))
+        self._service.state = dataclasses.replace(state, config=config)
+
+    async def _take_over(self) -> None:
+        """Put the configuration of the file in force, all of it or nothing."""
+        blocking = self._runtime.blocking
         old = self._service.state
-        certificate = self._load_tls(config)
+        config = await blocking(configured, self._options)
+        certificate = await blocking(_load_tls, config)
         store, cache = old.store, old.cache
         if config.keystore != old.config.keystore:
-            loop = asyncio.get_running_loop()
-            store = await loop.run_in_executor(self._executor, self._open_store, config)
+            store = await blocking(self._open_store, config)
             cache = self._new_cache(config, store)
-        await self._create_predefined(config, store)
-        state = State.of(config, timeouts(config), store, cache)
+        try:
+            await self._create_predefined(config, store)
+            state = await blocking(State.of, config, timeouts(config), store, cache)
+        except BaseException:
+            if store is not old.store:
+                store.close()
+            raise
 
-        self._certificate = certificate
-        self._server.set_tls(certificate.tls, drain=_tightened(old.config, config))
+        self._use_tls(certificate)
         self._service.state = state
         self._configure_logs(config)
         if cache is old.cache:
@@ -311,46 +272,55 @@ class _Process:
         else:
             self._watcher.cancel()
             self._watcher = self._spawn(cache.watch())
-            asyncio.get_running_loop().call_later(OLD_STORE_SECONDS, old.store.close)
+            self._runtime.loop.call_later(OLD_STORE_SECONDS, old.store.close)
         for warning in config.warnings:
-            self._errors.warn(warning)
+            self._runtime.errors.warn(warning)
         for what, before, now in (
             ("address", old.config.address, config.address),
             ("metrics", old.config.metrics, config.metrics),
         ):
             if before != now:
-                self._errors.warn(
+                self._runtime.errors.warn(
                     f"a new '{what}' takes effect when the server is started again; the old one stays bound"
                 )
 
-    def _use_tls(self, config: Config, old: Config) -> None:
-        certificate = self._load_tls(config)
-        self._server.set_tls(certificate.tls, drain=_tightened(old, config))
+    def _use_tls(self, certificate: ServerTLS) -> None:
+        self._server.set_tls(certificate.tls, drain=certificate.tightens(self._certificate))
+        if self._second is not None and self._second_speaks_tls:
+            self._second.set_tls(certificate.public)
         self._certificate = certificate
 
     # --- stop ---
 
-    async def _stop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let running requests end, then close everything. A second signal ends the process at once."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, os._exit, 1)
-        self._service.runtime.draining = True
+    async def _stop(self) -> None:
+        """Let running requests end, then close everything and end the process. A second signal ends it at once."""
+        loop = self._runtime.loop
+        for number, action in (
+            (signal.SIGHUP, signal.SIG_IGN),
+            (signal.SIGTERM, signal.SIG_DFL),
+            (signal.SIGINT, signal.SIG_DFL),
+        ):
+            loop.remove_signal_handler(number)
+            signal.signal(number, action)
+        self._runtime.draining = True
         self._server.drain()
         await loop.run_in_executor(None, self._server.wait_drained, DRAIN_SECONDS)
         for server in (self._server, self._second):
             if server is not None:
                 await loop.run_in_executor(None, server.close)
-        for task in self._background:
-            task.cancel()
         self._service.state.store.close()
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        self._errors.close()
-        self._audit.close()
-        print("\n=> Stopping server... Goodbye.", flush=True)
+        self._console.say("\n=> Stopping server... Goodbye.")
+        for flush in (self._runtime.errors.close, self._runtime.audit.close, self._console.flush):
+            await loop.run_in_executor(None, flush, FLUSH_SECONDS)
+        # Calls of a key store that hangs would keep the process as long as they last.
+        os._exit(0)
 
 
-def _tightened(old: Config, new: Config) -> bool:
-    """Whether clients that were let in by the old rules might not be let in by the new ones."""
-    if old.tls is None or new.tls is None or not new.tls.auth:
-        return False
-    return not old.tls.auth or old.tls.ca != new.tls.ca
+def _load_tls(config: Config) -> ServerTLS:
+    optional = any(api.skip_auth for api in config.api.values())
+    if config.tls is not None:
+        return tls.load(config.tls, optional=optional)
+    made = self_signed(
+        "localhost", lifetime=timedelta(days=90), dns=["localhost"], ips=interface_addresses(), server=True
+    )
+    return tls.from_der([made.certificate], made.key, optional=optional)

@@ -137,6 +137,11 @@ class Metrics:
         )
         self.counter("kes_log_audit_events", "Audit events.", lambda: audit.events)
         self.counter("kes_log_audit_dropped", "Audit events that could not be written.", lambda: audit.dropped)
+        self.counter(
+            "kes_log_stream_lost",
+            "Events that readers of the live log streams were too slow for.",
+            lambda: audit.lost + errors.lost,
+        )
         self.counter("kes_log_error_events", "Events of the error log.", lambda: errors.events)
         self.counter(
             "kes_log_error_dropped", "Events of the error log that could not be written.", lambda: errors.dropped

@@ -59,6 +59,9 @@ def escaped(document: bytes) -> bytes:
     return document
 
 
+INTERNAL_ERROR = ApiError(500, "internal server error").reply()
+
+
 def redirect(location: str, *, get: bool) -> Reply:
     """307 to the clean form of a path; a GET carries a small page, as browsers of old want it."""
     if not get:

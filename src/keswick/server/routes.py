@@ -111,10 +111,12 @@ def timeouts(config: Config) -> tuple[float, ...]:
 
 
 class UncleanPath(Exception):
-    """A path that could mean one thing to a route and another to a policy. `clean`: what it is cleaned to, or None."""
+    """A decoded `path` that could mean one thing to a route and another to a policy. `clean`: what it is cleaned to, or
+    None."""
 
-    def __init__(self, clean: str | None) -> None:
+    def __init__(self, path: str, clean: str | None) -> None:
         super().__init__()
+        self.path = path
         self.clean = clean
 
 
@@ -137,7 +139,7 @@ def resolve(raw: str) -> tuple[Route | None, str, str]:
 def _resolve(raw: str) -> tuple[Route | None, str, str]:
     path = unquote(raw) if "%" in raw else raw
     if _UNCLEAN(path):
-        raise UncleanPath(_cleaned(path))
+        raise UncleanPath(path, _cleaned(path))
     route, resource = find(path)
     return route, path, resource
 

@@ -27,7 +27,7 @@ class MetricsListener:
         route, _ = find(_PATHS.get(call.path, ""))
         if route is None:
             return NOT_FOUND
-        call.api = route.index
+        call.api, call.path = route.index, route.path
         if call.request.method != "GET":
             raise ApiError(405, f"received method '{call.request.method}' expected 'GET'", headers=route.refusal)
         return route.handler(call)

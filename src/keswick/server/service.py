@@ -12,11 +12,14 @@ from urllib.parse import quote
 from keswick._native import Request
 from keswick.server.authentication import authorize, caller_of
 from keswick.server.call import Answer, Call, Handler
+from keswick.server.faults import describe
 from keswick.server.metrics import Recorder
-from keswick.server.replies import NOT_FOUND, ApiError, Reply, redirect
+from keswick.server.replies import INTERNAL_ERROR, NOT_FOUND, ApiError, Reply, redirect
 from keswick.server.routes import UNKNOWN, UncleanPath, lacks_slash, resolve
 from keswick.server.runtime import Runtime
 from keswick.server.state import State
+
+_NO_AUDIT = ApiError(503, "audit log is not available").reply()
 
 
 class Service:
@@ -37,8 +40,13 @@ class Service:
 
     def answer(self, request: Request, walk: Handler, recorder: Recorder) -> Reply | None:
         """Answer a request with what `walk` makes of it, counted by the calling thread's recorder."""
-        call = Call(self.runtime, self.state, request, UNKNOWN, time.perf_counter())
         recorder.started += 1
+        audit = self.runtime.audit
+        if audit.required and not audit.ready():
+            # This answer is counted and not recorded: there is no room for it.
+            recorder.observe(UNKNOWN, 503, 0.0)
+            return _NO_AUDIT
+        call = Call(self.runtime, self.state, request, UNKNOWN, time.perf_counter())
         try:
             answer = walk(call)
         except ApiError as error:
@@ -56,9 +64,12 @@ class Service:
 
     def _walk(self, call: Call) -> Answer:
         request = call.request
+        caller = caller_of(request.connection)
+        call.identity = caller.identity
         try:
             route, call.path, call.resource = resolve(request.path)
         except UncleanPath as unclean:
+            call.path = unclean.path
             if unclean.clean is None:
                 raise ApiError(400, "invalid request path") from None
             return _redirect(request, unclean.clean)
@@ -68,22 +79,16 @@ class Service:
         method = request.method
         if method != route.method and not route.takes(method):
             raise ApiError(405, f"received method '{method}' expected '{route.method}'", headers=route.refusal)
-        caller = caller_of(request.connection)
-        call.identity = caller.identity
-        authorize(call.state, route, call.path, caller)
-        audit = self.runtime.audit
-        if audit.required and not audit.ready():
-            raise ApiError(503, "audit log is not available")
+        try:
+            authorize(call.state, route, call.path, caller)
+        except ApiError as refusal:
+            call.log_debug(f"access denied: {refusal.message}")
+            raise
         return route.handler(call)
 
     def _crashed(self, call: Call, error: Exception) -> Reply:
-        """A fault of ours. Its kind and place are logged; its text is not, for it may hold what a client sent."""
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
-        call.log_error(f"internal error: {type(error).__name__} at {place}")
-        return ApiError(500, "internal server error").reply()
+        call.log_error(describe(error))
+        return INTERNAL_ERROR
 
     def _finish(self, recorder: Recorder, call: Call, status: int) -> None:
         duration = time.perf_counter() - call.started
@@ -118,5 +123,5 @@ class Service:
 def _redirect(request: Request, path: str) -> Reply:
     location = quote(path, safe="/~!$&'()*+,;=:@")
     if request.query:
-        location += f"?{request.query}"
+        location += "?" + quote(request.query, safe="/~!$&'()*+,;=:@?%")
     return redirect(location, get=request.method == "GET")

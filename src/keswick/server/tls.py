@@ -2,6 +2,9 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from keswick import pem
@@ -17,12 +20,23 @@ _SYSTEM_ROOTS = (  # where distributions keep their bundle of root certificates
 )
 
 
+@dataclass(frozen=True, slots=True)
 class ServerTLS:
-    """A server certificate, ready for handshakes, and when it expires (seconds since 1970)."""
+    """A server certificate, ready for handshakes.
 
-    def __init__(self, tls: Tls, leaf: Certificate) -> None:
-        self.tls = tls
-        self.not_after = leaf.not_after
+    `tls`: for clients, who are asked for a certificate. `public`: for a listener that asks nobody. `not_after`: when
+    the certificate expires, in seconds since 1970. `roots`: hashes of the roots that clients' certificates must chain
+    to; None when they are not verified.
+    """
+
+    tls: Tls
+    public: Tls
+    not_after: int
+    roots: frozenset[bytes] | None
+
+    def tightens(self, old: "ServerTLS") -> bool:
+        """Whether clients that `old` let in might not be let in by this one."""
+        return self.roots is not None and (old.roots is None or not self.roots >= old.roots)
 
 
 def load(section: TLS, *, optional: bool) -> ServerTLS:
@@ -42,36 +56,23 @@ def load(section: TLS, *, optional: bool) -> ServerTLS:
             f"tls.cert: '{section.cert}' does not contain any DNS or IP address as SAN; "
             "clients would refuse it: make a certificate with the server's names in its subjectAltName"
         )
-    return from_der(
-        certificates,
-        _private_key(section),
-        optional=optional,
-        roots=list(_roots(section)) if section.auth else None,
-        source=f"tls.cert '{section.cert}' and tls.key '{section.key}'",
-    )
-
-
-def from_der(
-    certificates: list[bytes], key: bytes, *, optional: bool, roots: list[bytes] | None = None, source: str = "tls"
-) -> ServerTLS:
-    """`roots`: DER certificates that clients' must chain to; None when they are not verified."""
+    key = _private_key(section)
+    roots = list(_roots(section)) if section.auth else None
     try:
-        tls = Tls(
-            certificates=certificates,
-            key=key,
-            client_auth="request" if optional else "require",
-            verify=roots is not None,
-            roots=roots or [],
-        )
+        return from_der(certificates, key, optional=optional, roots=roots)
     except ValueError as error:
-        raise ConfigError(f"{source}: {error}") from None
-    return ServerTLS(tls, Certificate(certificates[0]))
+        raise ConfigError(f"tls.cert '{section.cert}' and tls.key '{section.key}': {error}") from None
 
 
-def load_for_metrics(section: TLS) -> Tls:
-    """The same server certificate for the second listener, which asks no client for one."""
-    certificates = [block.der for block in _blocks(section.cert, "tls.cert") if block.label == "CERTIFICATE"]
-    return Tls(certificates=certificates, key=_private_key(section), client_auth="none")
+def from_der(certificates: list[bytes], key: bytes, *, optional: bool, roots: list[bytes] | None = None) -> ServerTLS:
+    """`roots`: DER certificates that clients' must chain to; None when they are not verified. Raises ValueError."""
+    demand = "request" if optional else "require"
+    return ServerTLS(
+        tls=Tls(certificates=certificates, key=key, client_auth=demand, verify=roots is not None, roots=roots or []),
+        public=Tls(certificates=certificates, key=key, client_auth="none"),
+        not_after=Certificate(certificates[0]).not_after,
+        roots=None if roots is None else frozenset(sha256(root).digest() for root in roots),
+    )
 
 
 def _blocks(path: str, key: str) -> list[pem.Block]:
@@ -104,23 +105,27 @@ def _private_key(section: TLS) -> bytes:
 def _roots(section: TLS) -> Iterator[bytes]:
     """The roots that client certificates may chain to: `tls.ca` and the system's."""
     if section.ca:
-        folder = Path(section.ca)
-        files = sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else [folder]
+        try:
+            files = _files(Path(section.ca))
+        except OSError as error:
+            raise ConfigError(f"tls.ca: cannot read '{section.ca}': {error.strerror}") from None
         found = [block.der for path in files for block in _blocks(str(path), "tls.ca") if block.label == "CERTIFICATE"]
         if not found:
             raise ConfigError(f"tls.ca: '{section.ca}' contains no certificate")
         yield from found
-    for path in _system_roots():
-        try:
-            blocks = pem.blocks(path.read_text("ascii", "replace"))
-        except (OSError, ValueError):
-            continue  # what the system keeps is not the operator's mistake
-        yield from (block.der for block in blocks if block.label == "CERTIFICATE")
+    for name in _system_roots():
+        with suppress(OSError, ValueError):  # what the system keeps is not the operator's mistake
+            for path in _files(Path(name)):
+                yield from (block.der for block in pem.blocks(path.read_text("ascii", "replace")))
 
 
-def _system_roots() -> list[Path]:
-    if file := os.environ.get("SSL_CERT_FILE"):
-        return [Path(file)]
-    if folder := os.environ.get("SSL_CERT_DIR"):
-        return [path for path in Path(folder).iterdir() if path.is_file()] if Path(folder).is_dir() else []
-    return [path for name in _SYSTEM_ROOTS if (path := Path(name)).is_file()][:1]
+def _files(path: Path) -> list[Path]:
+    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
+
+
+def _system_roots() -> list[str]:
+    """One file or folder, chosen as other TLS libraries choose it."""
+    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if chosen := os.environ.get(variable):
+            return [chosen]
+    return [name for name in _SYSTEM_ROOTS if Path(name).is_file()][:1]

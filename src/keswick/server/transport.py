@@ -5,24 +5,26 @@ from collections.abc import Callable
 
 from keswick import _native
 from keswick._native import Request, Tls
-from keswick.server.replies import ApiError, Reply
+from keswick.config import Address, ConfigError
+from keswick.server.addresses import to_bind
+from keswick.server.replies import INTERNAL_ERROR, ApiError, Reply
 from keswick.server.routes import ROUTES
 
 OVERLOAD = ApiError(503, "server is overloaded, try again").reply()
 TIMEOUT = ApiError(503, "request timeout exceeded").reply()
-ERROR = ApiError(500, "internal server error").reply()
 
 
-def listen(
-    handler: Callable[[Request], Reply | None], address: tuple[str, int], certificate: Tls | None
-) -> _native.Server:
-    """A bound listener that does not accept yet. OSError when the address cannot be had."""
-    host, port = address
-    return _native.Server(
-        handler,
-        host=host,
-        port=port,
-        tls=certificate,
-        body_limits=[(route.path, route.max_body) for route in ROUTES if route.max_body],
-        replies={"overload": OVERLOAD, "timeout": TIMEOUT, "error": ERROR},
-    )
+def listen(handler: Callable[[Request], Reply | None], address: Address, certificate: Tls | None) -> _native.Server:
+    """A bound listener that does not accept yet. Raises ConfigError when the address cannot be had."""
+    host, port = to_bind(address)
+    try:
+        return _native.Server(
+            handler,
+            host=host,
+            port=port,
+            tls=certificate,
+            body_limits=[(route.path, route.max_body) for route in ROUTES if route.max_body],
+            replies={"overload": OVERLOAD, "timeout": TIMEOUT, "error": INTERNAL_ERROR},
+        )
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None

@@ -1,5 +1,6 @@
 """Keys: `/v1/key/…`. The four operations of the hot path answer at once when the key is cached."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -18,20 +19,25 @@ PAGE = 1024
 MAX_BULK = 1000
 
 
-class _Ciphertext(msgspec.Struct, gc=False):
+class _Secrets(msgspec.Struct, gc=False):
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+class _Ciphertext(_Secrets):
     ciphertext: bytes
 
 
-class _Plaintext(msgspec.Struct, gc=False):
+class _Plaintext(_Secrets):
     plaintext: bytes
 
 
-class _DataKey(msgspec.Struct, gc=False):
+class _DataKey(_Secrets):
     plaintext: bytes
     ciphertext: bytes
 
 
-class _HMAC(msgspec.Struct, gc=False):
+class _HMAC(_Secrets):
     hmac: bytes
 
 
@@ -58,7 +64,8 @@ def generate(call: Call) -> Answer:
     """A new data key, and the same sealed. An empty body means an empty context."""
     name = call.key_name()
     body = call.request.body
-    context = _decoded(bodies.Generate, body).context if body else b""
+    # A body that was cut to nothing is not an empty one.
+    context = _decoded(bodies.Generate, body).context if body or call.request.truncated else b""
 
     def operate(key: SecretKey) -> Reply:
         return sealed_reply(_DataKey(*key.generate_data_key(context)))
@@ -170,14 +177,20 @@ async def delete(call: Call) -> Reply:
     more."""
     name = call.key_name()
     cache = call.state.cache
-    try:
-        await call.runtime.blocking(call.state.store.delete, name)
-    except KeyNotFound:
+    deletion = asyncio.ensure_future(call.runtime.blocking(call.state.store.delete, name))
+
+    def forget(done: "asyncio.Future[None]") -> None:
         cache.forget(name)
+        if not done.cancelled():
+            done.exception()  # when the time limit ended the request, nobody else takes it
+
+    deletion.add_done_callback(forget)
+    try:
+        await asyncio.shield(deletion)  # the store goes on when the time limit ends the request
+    except KeyNotFound:
         raise call.key_not_found(name) from None
     except KeyStoreError as error:
         raise call.failed("failed to delete key", error) from error
-    cache.forget(name)
     return EMPTY
 
 

@@ -1,5 +1,6 @@
 """What the server says of itself: version, readiness, status, metrics, and the routes it serves."""
 
+import asyncio
 import os
 import time
 
@@ -11,6 +12,9 @@ from keswick.server.call import Answer, Call
 from keswick.server.metrics import CONTENT_TYPE, resident_memory, stack_memory, usable_cpus
 from keswick.server.replies import EMPTY, ApiError, Reply, json_reply
 
+STORE_SECONDS = 5.0
+"""How long the key store may take to say how it is."""
+
 _METRICS = Headers([("Content-Type", CONTENT_TYPE)])
 
 
@@ -19,26 +23,32 @@ def version(call: Call) -> Answer:
 
 
 async def ready(call: Call) -> Reply:
-    """Whether this server can do its work. While the key store is away it cannot, except that `?cached=ok` asks for
-    less: that keys in the cache are still served."""
+    """Whether this server can do its work.
+
+    While the key store is away it cannot, except that `?cached=ok` asks for less: that cached keys are still served.
+    """
     if call.runtime.draining:
         raise ApiError(503, "server is stopping")
-    cache = call.state.cache
-    cached_ok = cache.offline and cache.serves_offline and "cached=ok" in call.request.query.split("&")
-    if not cached_ok:
+    try:
         await _reach_store(call)
+    except ApiError:
+        if "cached=ok" not in call.request.query.split("&") or not call.state.cache.serves_offline:
+            raise
     return EMPTY
 
 
 async def _reach_store(call: Call) -> float:
     """Seconds that the key store took to answer. An outage that is known is told without asking again."""
-    error = call.state.cache.store_error
-    if error is None:
+    cache = call.state.cache
+    if cache.store_error is None:
         try:
-            return await call.runtime.blocking(call.state.store.status)
-        except KeyStoreError as failure:
-            error = failure
-    if isinstance(error, KeyStoreUnreachable):
+            async with asyncio.timeout(STORE_SECONDS):
+                return await call.runtime.blocking(call.state.store.status)
+        except KeyStoreError as error:
+            cache.notice_outage(error)
+        except TimeoutError:
+            cache.notice_outage(KeyStoreUnreachable(f"the key store did not answer for {STORE_SECONDS:g} s"))
+    if isinstance(cache.store_error, KeyStoreUnreachable):
         raise ApiError(504, "key store is not reachable")
     raise ApiError(502, "key store is unavailable")
 
