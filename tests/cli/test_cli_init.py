@@ -127,6 +127,64 @@ def test_what_a_killed_run_left_is_undone_by_the_next(tmp_path: Path) -> None:
     assert (tmp_path / "server.key").read_text() != "half"
 
 
+_KILLED_EVERYWHERE = """
+import os, shutil, signal, sys
+from pathlib import Path
+from keswick.cli import main
+
+calls, last = 0, None
+
+def killer(event, arguments):
+    global calls, last
+    if last is not None and event.startswith(("os.", "shutil.", "tempfile.")):
+        calls += 1
+        if calls > last:
+            last = None
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def init(folder, last_call=None):
+    global last
+    child = os.fork()
+    if not child:
+        last = last_call
+        os._exit(main(["init", str(folder)]))
+    return os.waitpid(child, 0)[1]
+
+sys.addaudithook(killer)
+main(["init", "imports-everything"])
+for number in range(1000):
+    folder = Path(str(number))
+    status = init(folder, number)
+    if folder.exists():
+        shutil.copytree(folder, f"{number}-after-first", copy_function=os.link)
+    print(number, status, os.waitstatus_to_exitcode(init(folder)), file=sys.__stdout__, flush=True)
+    if status == 0:
+        break
+"""
+
+
+def test_a_run_may_be_killed_anywhere(tmp_path: Path) -> None:
+    """A run that is killed before its first call, one before its second, and so on; each followed by a whole one."""
+    done = subprocess.run(
+        [COMMAND[0], "-c", _KILLED_EVERYWHERE],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    runs = [line.split() for line in done.stdout.splitlines() if line[:1].isdigit()]
+    assert len(runs) > 25
+    assert done.stderr.count("is set up already") == sum(code == "1" for _, _, code in runs) > 5
+    for number, _, code in runs:
+        folder, first = tmp_path / number, tmp_path / f"{number}-after-first"
+        assert modes(folder) == FILES
+        finished = (first / "config.yaml").exists()
+        assert code == ("1" if finished else "0")
+        if finished:
+            assert all((first / name).samefile(folder / name) for name in FILES if name != "keys")
+
+
 def test_two_runs_at_once_do_not_mix(tmp_path: Path) -> None:
     handle = os.open(tmp_path, os.O_RDONLY)
     try:
@@ -146,6 +204,7 @@ def test_two_runs_at_once_do_not_mix(tmp_path: Path) -> None:
         (["{}/a", "--address", "a:b"], 'invalid argument "a:b" for "--address" flag: this is not an address'),
         (["{}/a", "--ip", "1.2.3"], "failed to create the server's certificate: '1.2.3' does not appear to be an IPv4"),
         (["{}/a", "--dns", "ké"], "failed to create the server's certificate: 'ké' is not a DNS name"),
+        (["{}/\udcff"], "the name of '"),
         (["{}/file"], "{}/file: File exists"),
         (["{}/file/a"], "{}/file/a: Not a directory"),
     ],

@@ -25,7 +25,7 @@ _STAGING = ".kes-init"
 """Where the files are made; a run that was cut off is undone by the next one, which finds this folder."""
 
 _CONFIG = """\
-# A server for one machine, its keys in a folder. Every key of this file is described in the configuration reference.
+# A server for one machine, its keys in a folder. docs/configuration.md of the project describes every key of this file.
 
 address: {address}
 
@@ -64,6 +64,10 @@ def init(arguments: Arguments) -> None:
     arguments.at_most(1)
     address = _address(arguments)
     folder = Path(os.path.abspath(word))
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise CommandError(f"the name of '{folder}' is not UTF-8, as the configuration file has to be") from None
     api_key = APIKey.generate()
     dns, ips = _names(arguments, address)
     try:
@@ -84,7 +88,7 @@ def init(arguments: Arguments) -> None:
         write_file(staging / API_KEY, api_key.text + "\n", secret=True)
         write_file(staging / CONFIG, config, secret=False)
         (folder / KEYS).mkdir(mode=0o700)
-        for name in (SERVER_KEY, SERVER_CERT, API_KEY, CONFIG):
+        for name in (SERVER_KEY, SERVER_CERT, API_KEY, CONFIG):  # with the configuration the folder is finished
             os.link(staging / name, folder / name)  # never over a file that somebody made meanwhile
         sync_folder(folder)
     print(_next_steps(folder, address))
@@ -105,7 +109,9 @@ def _staging(folder: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CommandError(f"another 'kes init' is at work in '{folder}'") from None
-        if staging.exists():
+        if os.path.lexists(folder / CONFIG):  # whoever was cut off had finished; from then on it is somebody's server
+            shutil.rmtree(staging, ignore_errors=True)
+        elif staging.exists():
             _undo(folder, staging)
         _refuse_existing(folder)
         done = False
@@ -131,9 +137,10 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 def _undo(folder: Path, staging: Path) -> None:
     """Remove what a run has put into the folder: the files that are those in `staging`, and the key folder."""
-    for made in staging.iterdir() if staging.exists() else ():
-        if (folder / made.name).exists() and made.samefile(folder / made.name):
-            (folder / made.name).unlink()
+    for name in (CONFIG, API_KEY, SERVER_CERT, SERVER_KEY):  # without the configuration it is not finished any more
+        with suppress(FileNotFoundError):
+            if (staging / name).samefile(folder / name):
+                (folder / name).unlink()
     if staging.exists() and (folder / KEYS).is_dir() and not any((folder / KEYS).iterdir()):
         (folder / KEYS).rmdir()
     shutil.rmtree(staging, ignore_errors=True)
