@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from keswick.cli.command import Arguments, Command, CommandError, Flag, Group, HelpWanted, parse, run_group
-from support.cli import clean_environment, kes, kes_on_terminal
+from support.cli import COMMAND, clean_environment, kes, kes_on_terminal
 
 FLAGS = (Flag("json", "…"), Flag("insecure", "…", short="k"), Flag("key", "…", short="f", value="FILE"))
 
@@ -110,10 +110,42 @@ def test_version(flag: str) -> None:
         (("--bogus",), "unknown flag: --bogus. See 'kes --help'"),
         (("key", "create", "--bogus"), "unknown flag: --bogus. See 'kes key create --help'"),
         (("server", "x"), "too many arguments. See 'kes server --help'"),
+        (("--version", "extra"), "too many arguments. See 'kes --help'"),
+        (("a\nb\x1b]0;c\x07é\udcff",), "\"a\\nb\\x1b]0;c\\x07é\\udcff\" is not a kes command. See 'kes --help'"),
     ],
 )
 def test_an_error_is_one_line_on_stderr(arguments: tuple[str, ...], error: str) -> None:
     assert kes(*arguments) == (1, "", f"Error: {error}\n")
+
+
+@pytest.mark.parametrize("arguments", [("foo",), ("--help",)])
+def test_without_standard_error_nothing_goes_to_standard_output(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        ["bash", "-c", '"$0" -m keswick "$@" 2>&-', COMMAND[0], *arguments],
+        stdout=subprocess.PIPE,
+        env=clean_environment(),
+        check=False,
+    )
+    assert done.stdout == b""
+    assert done.returncode in (1, 2)
+
+
+@pytest.mark.parametrize("module", ["signal", "keswick.cli", "keswick.cli.command", "keswick.about"])
+def test_an_interrupt_is_quiet_from_the_first_import_on(module: str) -> None:
+    """The interrupt comes just when that module is imported."""
+    code = (
+        "import os, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), 2)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "from keswick.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"], capture_output=True, env=clean_environment(), check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
 
 
 def test_the_error_is_coloured_only_on_a_terminal_that_can() -> None:

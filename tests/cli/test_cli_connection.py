@@ -153,10 +153,16 @@ def test_a_reader_that_has_gone_is_no_error_to_talk_about(arguments: tuple[str, 
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-def test_a_full_disk_is_an_error() -> None:
+@pytest.mark.parametrize("arguments", [("identity",), ("identity", "new"), ("--version",)])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_is_an_error(arguments: tuple[str, ...], unbuffered: str) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            [*COMMAND, "identity"], stdout=full, stderr=subprocess.PIPE, env=clean_environment(), check=False
+            [*COMMAND, *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=clean_environment({"PYTHONUNBUFFERED": unbuffered}),
+            check=False,
         )
     assert (done.returncode, done.stderr) == (1, b"Error: No space left on device\n")
 

@@ -21,8 +21,9 @@ class Result(NamedTuple):
 
 
 def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of this process without any setting of a client, and with `extra`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KES_", "MINIO_", "SSL_CERT"))}
+    """The environment of this process without any setting of a client or of Python, and with `extra`."""
+    ours = ("KES_", "MINIO_", "SSL_CERT", "PYTHON")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "PYTHONPATH": SOURCES, "TERM": "xterm", **(extra or {})}
 
 

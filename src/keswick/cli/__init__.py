@@ -4,6 +4,7 @@ import gc
 import io
 import os
 import sys
+from contextlib import suppress
 
 from keswick.cli.command import (
     HELP,
@@ -44,19 +45,17 @@ def main(argv: list[str] | None = None) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except HelpWanted as help_:
-        print(help_, end="", file=sys.stderr)
+        _tell(str(help_))
         return 2
-    except BrokenPipeError:
-        # Whoever read the output has gone, and wants no words about it either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
+    except BrokenPipeError:  # whoever read the output has gone, and wants no words about it either
         return 1
     except CommandError as error:
         return _fail(str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(where + (error.strerror or str(error)))
+    finally:
+        _drop_unwritten()
     return code
 
 
@@ -64,16 +63,16 @@ def _run(words: list[str]) -> int | None:
     name = words[0] if words else ""
     if not words or name.startswith("-"):
         try:
-            flags = parse(words[:1], "kes", _FLAGS)
+            arguments = parse(words, "kes", _FLAGS)
+            arguments.at_most(0)
         except HelpWanted:
-            words = []
-        if not words:
+            arguments = None
+        if arguments is None or not arguments.has("version"):
             raise HelpWanted(root_help(COMMANDS, _FLAGS))
-        if flags.has("version"):
-            from keswick.about import version_lines
+        from keswick.about import version_lines
 
-            print("\n".join(version_lines()))
-            return 0
+        print("\n".join(version_lines()))
+        return 0
     if name not in COMMANDS:
         raise unknown_command(name, "kes", "kes", tuple(COMMANDS))
     from importlib import import_module
@@ -88,5 +87,22 @@ def _fail(message: str) -> int:
     from keswick.cli.terminal import has_colour
 
     label = "\x1b[31mError: \x1b[0m" if has_colour(sys.stderr) else "Error: "
-    print(label + message, file=sys.stderr)
+    # One line, whatever a name or a server's answer has in it: what would move the cursor is spelled out.
+    shown = "".join(character if character.isprintable() else repr(character)[1:-1] for character in message)
+    _tell(f"{label}{shown}\n")
     return 1
+
+
+def _tell(text: str) -> None:
+    if sys.stderr is not None:  # for `print`, None is standard output
+        with suppress(OSError):  # nobody can be told
+            sys.stderr.write(text)
+
+
+def _drop_unwritten() -> None:
+    """What standard output has not taken by now it never will, and the interpreter would try again and complain."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
