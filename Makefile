@@ -22,6 +22,7 @@ run: $(STAMPS)/native ## build, and start a server whose keys survive in the fol
 	@echo 'Call the server from another shell:'
 	@echo
 	@echo '    export PATH="$(CURDIR)/$(BIN):$$PATH" KES_CA_FILE="$(CURDIR)/run/server.crt"'
+	@echo '    export KES_SERVER=https://127.0.0.1:7373   # or another address that stands below as API'
 	@echo '    export KES_API_KEY="$$(cat "$(CURDIR)/run/admin.apikey")"'
 	@echo '    kes key create my-key'
 	@echo
