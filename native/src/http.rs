@@ -10,26 +10,35 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use hyper::header::HOST;
 use hyper::http::request::Parts;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use pyo3::prelude::*;
 
 use crate::activity::{Activity, Demand, Flight};
 use crate::bridge::{self, Client, Outcome, Received, Streams};
-use crate::limits::{Charge, Limits, Shared};
+use crate::limits::{Charge, Limits, OwnAnswer, Shared};
 use crate::listener::Established;
 use crate::reply::{Reply, ReplyBody};
 
 /// hyper's least buffer for HTTP/1.1.
 const LEAST_BUFFER: usize = 8 * 1024;
 
+/// How many header lines hyper takes over HTTP/1.1 unless told otherwise. Up to that it needs no memory of the heap.
+const USUAL_HEADERS: usize = 100;
+
+/// Not more header lines than hyper can hold.
+const MOST_HEADERS: usize = 16 * 1024;
+
 /// The answers that the transport gives itself.
 pub struct Replies {
     pub overload: Reply,
     pub timeout: Reply,
+    pub too_large: Reply,
+    pub malformed: Reply,
     pub error: Reply,
 }
 
@@ -57,6 +66,9 @@ fn http1_settings(limits: &Limits) -> http1::Builder {
         .header_read_timeout(None)
         .max_header_size(limits.header_bytes)
         .max_buf_size(limits.header_bytes.max(LEAST_BUFFER));
+    if limits.headers != USUAL_HEADERS {
+        settings.max_headers(limits.headers.min(MOST_HEADERS));
+    }
     settings
 }
 
@@ -131,10 +143,13 @@ struct Session {
 }
 
 /// Why a request does not reach the handler.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Refusal {
     Overload,
     Timeout,
-    /// The body breaks the protocol, or ends before its end.
+    /// The body is so long that it is not read to its end.
+    TooLarge,
+    /// Not one Host over HTTP/1.1, or a body that breaks the protocol or ends before its end.
     Malformed,
 }
 
@@ -144,20 +159,15 @@ impl Session {
         let flight = Flight::begin(activity);
         let (parts, mut body) = request.into_parts();
         let method = parts.method.clone();
-        let (reply, truncated) = match self.receive(&parts, &mut body, flight.excess).await {
+        let (reply, last) = match self.receive(&parts, &mut body, flight.excess).await {
             Ok(received) => {
                 let truncated = received.truncated;
                 (self.handle(parts, received).await, truncated)
             }
-            Err(Refusal::Overload) => {
-                self.core.shared.overload_total.fetch_add(1, Relaxed);
-                (self.core.replies.overload.clone(), false)
-            }
-            Err(Refusal::Timeout) => (self.core.replies.timeout.clone(), false),
-            Err(Refusal::Malformed) => (Reply::empty(StatusCode::BAD_REQUEST), false),
+            Err(refusal) => (self.refuse(&parts, refusal), refusal != Refusal::Overload),
         };
         let unread = !body.is_end_stream();
-        let close = truncated || unread || activity.excess || self.core.shared.draining.load(Relaxed);
+        let close = last || unread || activity.excess || self.core.shared.draining.load(Relaxed);
         reply.into_response(&method, close, activity, flight)
     }
 
@@ -165,12 +175,29 @@ impl Session {
         if excess || self.client.activity.excess || self.core.shared.over_budget() {
             return Err(Refusal::Overload);
         }
+        if parts.version == Version::HTTP_11 && parts.headers.get_all(HOST).iter().take(2).count() != 1 {
+            return Err(Refusal::Malformed);
+        }
         if body.is_end_stream() {
             return Ok(Received { bytes: Bytes::new(), truncated: false, charge: None });
         }
-        let limit = self.core.shared.body_limit(parts.uri.path());
+        let limit = self.core.shared.body_limits.of(parts.uri.path());
         let read = read_body(&self.core.shared, body, limit);
         tokio::time::timeout(self.core.shared.limits.body_seconds, read).await.unwrap_or(Err(Refusal::Timeout))
+    }
+
+    fn refuse(&self, parts: &Parts, refusal: Refusal) -> Reply {
+        let Core { shared, replies, .. } = &*self.core;
+        let (reply, total) = match refusal {
+            Refusal::Overload => (&replies.overload, &shared.overload_total),
+            Refusal::Timeout => (&replies.timeout, &shared.timeout_total),
+            Refusal::TooLarge => (&replies.too_large, &shared.too_large_total),
+            Refusal::Malformed => (&replies.malformed, &shared.malformed_total),
+        };
+        total.fetch_add(1, Relaxed);
+        let path = parts.uri.path().to_owned();
+        shared.own_answers.push(OwnAnswer { peer: self.client.peer, path, status: reply.status.as_u16() });
+        reply.clone()
     }
 
     async fn handle(&self, parts: Parts, received: Received) -> Reply {
@@ -184,25 +211,29 @@ impl Session {
     }
 }
 
-/// Keeps at most `limit` bytes, and drops what follows up to the bound.
+/// Keeps at most `limit` bytes, and drops what follows up to the bound. There is no use in reading what goes beyond it.
 async fn read_body(shared: &Arc<Shared>, body: &mut Incoming, limit: usize) -> Result<Received, Refusal> {
     let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let most = limit.saturating_add(shared.limits.drained_bytes);
+    if declared > most {
+        return Err(Refusal::TooLarge);
+    }
     let mut charge = Charge::new(shared, 0);
     let mut kept = Kept::default();
-    let mut total = 0;
-    // There is no use in reading on when it is known to be too much.
-    while total <= most && (total < limit || declared <= most) {
-        let Some(frame) = body.frame().await else { break };
+    let mut total = 0_usize;
+    while let Some(frame) = body.frame().await {
         let Ok(mut data) = frame.map_err(|_| Refusal::Malformed)?.into_data() else { continue };
         total = total.saturating_add(data.len());
+        if total > most {
+            return Err(Refusal::TooLarge);
+        }
         data.truncate(limit - kept.len());
         if !charge.grow(data.len()) {
             return Err(Refusal::Overload);
         }
         kept.push(data, declared.min(limit));
     }
-    Ok(Received { bytes: kept.into_bytes(), truncated: total > limit || declared > limit, charge: Some(charge) })
+    Ok(Received { bytes: kept.into_bytes(), truncated: total > limit, charge: Some(charge) })
 }
 
 /// The bytes of a body. Most come in one piece, which is not copied.

@@ -1,17 +1,22 @@
 //! Every bound on what a stranger can grow, and the count of what there is now.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use percent_encoding::percent_decode_str;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 /// How many handshake errors are kept for `take_handshake_errors`.
 const REMEMBERED_ERRORS: usize = 64;
+
+/// How many requests are kept for `take_own_answers`.
+const REMEMBERED_ANSWERS: usize = 1_024;
 
 /// How many connections over the bound are still told so.
 const EXCESS_CONNECTIONS: usize = 256;
@@ -59,6 +64,7 @@ limits! {
     handshakes_per_address: usize = 128,
     handshake_seconds: Duration = 10,
     header_bytes: usize = 16_384,
+    headers: usize = 100,
     header_seconds: Duration = 5,
     idle_seconds: Duration = 90,
     body_seconds: Duration = 15,
@@ -94,7 +100,7 @@ impl Limits {
     }
 }
 
-/// How much of a request's body is kept, by path prefix.
+/// How much of a request's body is kept, by prefix of the decoded path.
 pub struct BodyLimits(Vec<(String, usize)>);
 
 impl BodyLimits {
@@ -103,26 +109,63 @@ impl BodyLimits {
         Self(limits)
     }
 
+    /// `path` is one as it was sent. It is decoded as the handler decodes it, so that both mean the same by it.
     pub fn of(&self, path: &str) -> usize {
-        self.0.iter().find(|(prefix, _)| path.starts_with(prefix.as_str())).map_or(0, |(_, limit)| *limit)
+        let path: Cow<'_, [u8]> = percent_decode_str(path).into();
+        self.0.iter().find(|(prefix, _)| path.starts_with(prefix.as_bytes())).map_or(0, |(_, limit)| *limit)
     }
+}
+
+/// The newest ones of what is to be told, until somebody takes them.
+pub struct Newest<T> {
+    at_most: usize,
+    items: Mutex<VecDeque<T>>,
+}
+
+impl<T> Newest<T> {
+    fn new(at_most: usize) -> Self {
+        Self { at_most, items: Mutex::default() }
+    }
+
+    pub fn push(&self, item: T) {
+        let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
+        if items.len() == self.at_most {
+            items.pop_front();
+        }
+        items.push_back(item);
+    }
+
+    pub fn take(&self) -> VecDeque<T> {
+        std::mem::take(&mut self.items.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A request that was answered without the handler.
+pub struct OwnAnswer {
+    pub peer: IpAddr,
+    pub path: String,
+    pub status: u16,
 }
 
 /// What all threads of one server share.
 pub struct Shared {
     pub limits: Limits,
-    pub body_limits: RwLock<BodyLimits>,
+    pub body_limits: BodyLimits,
     pub clock: Clock,
     pub draining: AtomicBool,
     pub requests: AtomicUsize,
     pub handshakes_failed_total: AtomicU64,
     pub refused_total: AtomicU64,
     pub overload_total: AtomicU64,
+    pub timeout_total: AtomicU64,
+    pub too_large_total: AtomicU64,
+    pub malformed_total: AtomicU64,
+    pub own_answers: Newest<OwnAnswer>,
+    pub handshake_errors: Newest<(IpAddr, String)>,
     buffered: AtomicUsize,
     connections: AtomicUsize,
     connections_total: AtomicU64,
     lingering: AtomicUsize,
-    handshake_errors: Mutex<VecDeque<(IpAddr, String)>>,
     none_left: (Mutex<()>, Condvar),
 }
 
@@ -130,37 +173,29 @@ impl Shared {
     pub fn new(limits: Limits, body_limits: BodyLimits) -> Self {
         Self {
             limits,
-            body_limits: RwLock::new(body_limits),
+            body_limits,
             clock: Clock::new(),
             draining: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             handshakes_failed_total: AtomicU64::new(0),
             refused_total: AtomicU64::new(0),
             overload_total: AtomicU64::new(0),
+            timeout_total: AtomicU64::new(0),
+            too_large_total: AtomicU64::new(0),
+            malformed_total: AtomicU64::new(0),
+            own_answers: Newest::new(REMEMBERED_ANSWERS),
+            handshake_errors: Newest::new(REMEMBERED_ERRORS),
             buffered: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             connections_total: AtomicU64::new(0),
             lingering: AtomicUsize::new(0),
-            handshake_errors: Mutex::default(),
             none_left: (Mutex::default(), Condvar::new()),
         }
     }
 
-    pub fn body_limit(&self, path: &str) -> usize {
-        self.body_limits.read().unwrap_or_else(PoisonError::into_inner).of(path)
-    }
-
     pub fn handshake_failed(&self, peer: IpAddr, reason: String) {
         self.handshakes_failed_total.fetch_add(1, Relaxed);
-        let mut errors = self.handshake_errors.lock().unwrap_or_else(PoisonError::into_inner);
-        if errors.len() == REMEMBERED_ERRORS {
-            errors.pop_front();
-        }
-        errors.push_back((peer, reason));
-    }
-
-    pub fn take_handshake_errors(&self) -> VecDeque<(IpAddr, String)> {
-        std::mem::take(&mut self.handshake_errors.lock().unwrap_or_else(PoisonError::into_inner))
+        self.handshake_errors.push((peer, reason));
     }
 
     pub fn buffered(&self) -> usize {

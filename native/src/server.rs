@@ -296,11 +296,6 @@ impl Server {
         Ok(())
     }
 
-    fn set_body_limits(&self, body_limits: Vec<(String, usize)>) {
-        let limits = BodyLimits::new(body_limits);
-        *self.engine.shared.body_limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
-    }
-
     fn drain(&self) {
         self.engine.drain();
     }
@@ -325,12 +320,20 @@ impl Server {
         stats.set_item("handshakes_failed_total", shared.handshakes_failed_total.load(Relaxed))?;
         stats.set_item("refused_total", shared.refused_total.load(Relaxed))?;
         stats.set_item("overload_total", shared.overload_total.load(Relaxed))?;
+        stats.set_item("timeout_total", shared.timeout_total.load(Relaxed))?;
+        stats.set_item("too_large_total", shared.too_large_total.load(Relaxed))?;
+        stats.set_item("malformed_total", shared.malformed_total.load(Relaxed))?;
         Ok(stats)
     }
 
     fn take_handshake_errors(&self) -> Vec<(String, String)> {
-        let errors = self.engine.shared.take_handshake_errors();
+        let errors = self.engine.shared.handshake_errors.take();
         errors.into_iter().map(|(peer, reason)| (peer.to_string(), reason)).collect()
+    }
+
+    fn take_own_answers(&self) -> Vec<(String, String, u16)> {
+        let answers = self.engine.shared.own_answers.take();
+        answers.into_iter().map(|answer| (answer.peer.to_string(), answer.path, answer.status)).collect()
     }
 }
 
@@ -344,6 +347,8 @@ fn replies_from_python(given: Option<&Bound<'_, PyDict>>) -> PyResult<Replies> {
     let mut replies = Replies {
         overload: Reply::empty(StatusCode::SERVICE_UNAVAILABLE),
         timeout: Reply::empty(StatusCode::REQUEST_TIMEOUT),
+        too_large: Reply::empty(StatusCode::PAYLOAD_TOO_LARGE),
+        malformed: Reply::empty(StatusCode::BAD_REQUEST),
         error: Reply::empty(StatusCode::INTERNAL_SERVER_ERROR),
     };
     for (name, reply) in given.into_iter().flatten() {
@@ -351,6 +356,8 @@ fn replies_from_python(given: Option<&Bound<'_, PyDict>>) -> PyResult<Replies> {
         match name.extract::<String>()?.as_str() {
             "overload" => replies.overload = reply,
             "timeout" => replies.timeout = reply,
+            "too_large" => replies.too_large = reply,
+            "malformed" => replies.malformed = reply,
             "error" => replies.error = reply,
             other => return Err(PyValueError::new_err(format!("there is no reply of the name {other:?}"))),
         }

@@ -112,10 +112,10 @@ class Request:
         """Without the question mark; empty when there is none."""
     @property
     def body(self) -> bytes:
-        """At most as many bytes as the body limit of the path."""
+        """At most as many bytes as the body limit of the decoded path."""
     @property
     def truncated(self) -> bool:
-        """Whether the body went on past the limit; the rest is dropped."""
+        """Whether the body went on past the limit; the rest was read and dropped."""
     def header(self, name: str) -> str | None:
         """The first header of that name (any case), or None. Bytes that are not ASCII are read as Latin-1."""
     def headers(self, name: str) -> list[str]:
@@ -152,9 +152,12 @@ class Server:
     `sys.unraisablehook`.
 
     `tls=None` is plain TCP (HTTP/1.1 only), for a listener that shows no secret.
-    `body_limits`: (path prefix, bytes) pairs, the longest matching prefix wins; a path that none matches has limit 0.
+    `body_limits`: (path prefix, bytes) pairs, matched on the percent-decoded path; the longest matching prefix wins, a
+    path that none matches has limit 0.
     `limits`: the bounds, see `DEFAULT_LIMITS`. `replies`: the answers that the transport gives itself, by name:
-    "overload" (a bound is reached) and "timeout" (the body did not come in time), "error" (the handler failed).
+    "overload" (a bound is reached), "timeout" (the body did not come in time), "too_large" (the body goes on past its
+    limit and `drained_bytes`; as soon as its Content-Length says so), "malformed" (no Host or several over HTTP/1.1, or
+    a body that breaks the protocol), "error" (the handler failed). They are empty unless given: 503, 408, 413, 400, 500.
 
     The socket is bound by the constructor: OSError when the address cannot be had.
     """
@@ -178,7 +181,6 @@ class Server:
     def set_tls(self, tls: Tls, *, drain: bool = False) -> None:
         """Use `tls` for new handshakes. With `drain`, connections made before are asked to end (GOAWAY, `Connection:
         close`) when their running requests are answered."""
-    def set_body_limits(self, body_limits: Sequence[tuple[str, int]]) -> None: ...
     def drain(self) -> None:
         """Stop accepting, send GOAWAY and `Connection: close`, let running requests end; streams are cut. Returns at
         once."""
@@ -189,9 +191,16 @@ class Server:
     def stats(self) -> dict[str, int]:
         """Figures now and since the start: `connections`, `handshakes` (pending), `requests` (in flight), `buffered`
         (bytes), `connections_total`, `handshakes_failed_total`, `refused_total` (connections or handshakes over a
-        bound), `overload_total` (requests answered "overload")."""
+        bound), and the requests answered without the handler, by reply: `overload_total`, `timeout_total`,
+        `too_large_total`, `malformed_total`."""
     def take_handshake_errors(self) -> list[tuple[str, str]]:
         """The (peer, reason) of failed handshakes since the last call, the newest 64 at most, for the error log."""
+    def take_own_answers(self) -> list[tuple[str, str, int]]:
+        """The (peer, path as sent, status) of requests answered without the handler since the last call, the newest
+        1,024 at most, for the audit log.
+
+        What is refused before it is a request is not among them and not counted: a header that is no HTTP (400), is too
+        large or has too many lines (431), and what breaks HTTP/2."""
 
 DEFAULT_LIMITS: dict[str, float]
 """Every bound on what a stranger can grow, by name, with its default. Bytes, seconds or counts:
@@ -201,6 +210,7 @@ DEFAULT_LIMITS: dict[str, float]
     handshakes_per_address     128   the same per peer address
     handshake_seconds           10   a handshake that takes longer is dropped
     header_bytes             16384   of one request; over it 431
+    headers                    100   header lines of one request (HTTP/1.1); over it 431
     header_seconds               5   from the first byte of a request's header to its last (HTTP/1.1)
     idle_seconds                90   a connection without a request is closed
     body_seconds                15   a body that takes longer is answered "timeout"
@@ -208,7 +218,7 @@ DEFAULT_LIMITS: dict[str, float]
     streams                    250   concurrent requests on one HTTP/2 connection
     requests                  2048   in flight together; over it "overload"
     buffered_bytes        67108864   request bodies and unsent answers together; over it "overload"
-    drained_bytes         67108864   of a body past its limit that are read and dropped before the connection is closed
+    drained_bytes         67108864   of a body past its limit that are read and dropped; over it "too_large"
 """
 
 # --- sealing ----------------------------------------------------------------------------------------------------

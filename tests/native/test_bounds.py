@@ -74,6 +74,19 @@ def test_buffered_bytes_of_requests(http2: bool) -> None:
         assert read_response(other)[0] == 200
         wait_until(lambda: endpoint.server.stats()["buffered"] == 0)
         assert client.get("/now").text == "now"
+        assert endpoint.server.take_own_answers() == [("127.0.0.1", "/large", 503)]
+
+
+def test_the_newest_1024_own_answers_are_kept() -> None:
+    handler = Waiting()
+    with Endpoint(handler, requests=1) as endpoint, endpoint.connect() as one, endpoint.connect() as other:
+        one.sendall(GET)
+        wait_until(lambda: handler.requests)
+        other.sendall(b"".join(b"GET /%d?query HTTP/1.1\r\nHost: l\r\n\r\n" % number for number in range(1100)))
+        wait_until(lambda: endpoint.server.stats()["overload_total"] == 1100)
+        answers = endpoint.server.take_own_answers()
+        assert answers == [("127.0.0.1", f"/{number}", 503) for number in range(76, 1100)]
+        assert endpoint.server.take_own_answers() == []
 
 
 @BOTH
@@ -140,6 +153,8 @@ def test_a_slow_body_is_answered(http2: bool) -> None:
                 status, headers, body = read_response(connected)
                 assert (status, body, headers["connection"]) == (408, b"timeout", "close")
                 assert is_closed(connected)
+        assert endpoint.server.stats()["timeout_total"] == 1
+        assert endpoint.server.take_own_answers() == [("127.0.0.1", "/", 408)]
 
 
 def test_a_slow_header_is_cut() -> None:
@@ -272,9 +287,18 @@ def test_far_too_large_a_header() -> None:
             assert end.error_code == h2.errors.ErrorCodes.ENHANCE_YOUR_CALM
 
 
-def test_too_many_headers() -> None:
-    with Endpoint() as endpoint, endpoint.client() as client:
-        assert client.get("/", headers={f"x-{number}": "y" for number in range(150)}).status_code == 431
+@pytest.mark.parametrize(("headers", "most"), [(DEFAULT_LIMITS["headers"], 100), (20, 20), (200, 200)])
+def test_too_many_headers(headers: float, most: int) -> None:
+    with Endpoint(headers=headers) as endpoint:
+        for lines, status in ((most, 200), (most + 1, 431)):
+            with endpoint.connect() as connected:
+                connected.sendall(b"GET / HTTP/1.1\r\nHost: l\r\n" + b"x: y\r\n" * (lines - 1) + b"\r\n")
+                assert read_response(connected)[0] == status
+
+
+def test_a_bound_of_headers_beyond_all_measure() -> None:
+    with Endpoint(headers=1e18) as endpoint, endpoint.client() as client:
+        assert client.get("/", headers={f"x-{number}": "y" for number in range(1000)}).status_code == 200
 
 
 def test_streams_of_one_connection() -> None:

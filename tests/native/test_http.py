@@ -152,9 +152,24 @@ def test_a_malformed_body_is_answered_400() -> None:
     handler = Recorder()
     with Endpoint(handler) as endpoint, endpoint.connect() as connected:
         connected.sendall(b"POST / HTTP/1.1\r\nHost: l\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n")
-        status, headers, _ = read_response(connected)
-        assert (status, headers["connection"]) == (400, "close")
+        status, headers, body = read_response(connected)
+        assert (status, headers["connection"], body) == (400, "close", b"malformed")
     assert handler.requests == []
+    assert endpoint.server.stats()["malformed_total"] == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "hosts", "status"),
+    [("1.1", 0, 400), ("1.1", 1, 200), ("1.1", 2, 400), ("1.0", 0, 200), ("1.0", 2, 200)],
+)
+def test_http_1_1_has_one_host(version: str, hosts: int, status: int) -> None:
+    """RFC 9112, section 3.2."""
+    handler = Recorder()
+    with Endpoint(handler) as endpoint, endpoint.connect() as connected:
+        connected.sendall(f"GET / HTTP/{version}\r\n".encode() + b"Host: localhost\r\n" * hosts + b"\r\n")
+        assert read_response(connected)[0] == status
+        assert status == 200 or is_closed(connected)
+    assert len(handler.requests) == (status == 200)
 
 
 def test_keep_alive_and_pipelining() -> None:
@@ -233,30 +248,76 @@ def test_a_body_of_exactly_the_limit(http2: bool) -> None:
         client.post("/", content=b"x" * 1000)
         client.post("/", content=iter([b"x" * 500, b"y" * 500]))
         client.post("/large", content=b"z" * 5_000_000)
-        endpoint.server.set_body_limits([("/", 3)])
-        client.post("/", content=b"xyz!")
+        client.post("/few", content=b"xyz")
     assert [(len(request.body), request.truncated) for request in handler.requests] == [
         (1000, False),
         (1000, False),
         (5_000_000, False),
-        (3, True),
+        (3, False),
     ]
     assert handler.requests[1].body == b"x" * 500 + b"y" * 500
+
+
+@BOTH
+def test_a_body_limit_is_one_of_the_decoded_path(http2: bool) -> None:
+    handler = Recorder()
+    with Endpoint(handler) as endpoint, endpoint.client(http2=http2) as client:
+        for path in ("/larg%65", "/%6caRge%2F", "/f%65w", "/%66%65%77", "/f%2565w", "/%C3%28"):
+            client.post(path, content=b"x" * 2000)
+    lengths = [(request.path, len(request.body)) for request in handler.requests]
+    assert lengths == [
+        ("/larg%65", 2000),
+        ("/%6caRge%2F", 1000),
+        ("/f%65w", 3),
+        ("/%66%65%77", 3),
+        ("/f%2565w", 1000),
+        ("/%C3%28", 1000),
+    ]
+
+
+def test_a_path_with_a_percent_sign_that_encodes_nothing() -> None:
+    handler = Recorder()
+    with Endpoint(handler) as endpoint, endpoint.connect() as connected:
+        for path in (b"/%", b"/%6", b"/%zzz", b"/few%"):
+            connected.sendall(b"POST %s HTTP/1.1\r\nHost: l\r\nContent-Length: 3\r\n\r\nabc" % path)
+            assert read_response(connected)[0] == 200
+    assert [request.body for request in handler.requests] == [b"abc"] * 4
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_that_is_read_to_its_end_reaches_the_handler(announced: bool) -> None:
+    handler = Recorder()
+    with Endpoint(handler, drained_bytes=100_000) as endpoint, endpoint.client() as client:
+        for path, size in (("/", 101_000), ("/none", 100_000)):
+            client.post(path, content=b"x" * size if announced else iter([b"x" * 1000] * (size // 1000)))
+    assert [(len(request.body), request.truncated) for request in handler.requests] == [(1000, True), (0, True)]
 
 
 @pytest.mark.parametrize("announced", [True, False])
 def test_far_too_large_a_body_over_http1(announced: bool) -> None:
     size = 20_000_000
-    with Endpoint() as endpoint, endpoint.client() as client:
-        content: bytes | object = b"x" * size if announced else iter([b"x" * 100_000] * (size // 100_000))
-        reply = client.post("/", content=content)  # type: ignore[arg-type]
-        assert (reply.text, reply.headers["connection"]) == ("hello", "close")
+    handler = Recorder()
+    with Endpoint(handler, drained_bytes=100_000) as endpoint, endpoint.connect() as connected:
+        connected.sendall(b"POST /a%2Fb HTTP/1.1\r\nHost: l\r\n")
+        if announced:
+            # Nothing of the body is waited for.
+            connected.sendall(b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % size)
+        else:
+            connected.sendall(b"Transfer-Encoding: chunked\r\n\r\n186a1\r\n" + b"x" * 100_001)
+            connected.sendall(b"\r\n3e8\r\n" + b"x" * 1000)
+        status, headers, body = read_response(connected)
+        assert (status, body, headers["connection"]) == (413, b"too large", "close")
+        assert is_closed(connected)
+        assert endpoint.server.stats()["too_large_total"] == 1
+        assert endpoint.server.take_own_answers() == [("127.0.0.1", "/a%2Fb", 413)]
+    assert handler.requests == []
 
 
 @pytest.mark.parametrize("announced", [True, False])
 def test_far_too_large_a_body_over_http2(announced: bool) -> None:
     """The answer comes whole, and then RST_STREAM with NO_ERROR asks the client to stop sending."""
-    with Endpoint(drained_bytes=100_000) as endpoint, endpoint.http2() as client:
+    handler = Recorder()
+    with Endpoint(handler, drained_bytes=100_000) as endpoint, endpoint.http2() as client:
         headers = {"content-length": "20000000"} if announced else {}
         stream = client.request("POST", end=False, **headers)
         data = b""
@@ -271,7 +332,8 @@ def test_far_too_large_a_body_over_http2(announced: bool) -> None:
             while (window := client.h2.local_flow_control_window(stream)) > 0 and not data:
                 client.h2.send_data(stream, b"x" * min(window, 16_384))
                 client.flush()
-        assert (data, reset) == (b"hello", 0)
+        assert (data, reset) == (b"too large", 0)
+        assert handler.requests == []
         # The connection is as good as before.
         client.request()
         assert client.until(h2.events.StreamEnded)

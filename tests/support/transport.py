@@ -28,6 +28,8 @@ from support.certificates import Pair, make
 PLAIN = Headers([("Content-Type", "text/plain")])
 OVERLOAD: Reply = (503, PLAIN, b"overload")
 TIMEOUT: Reply = (408, PLAIN, b"timeout")
+TOO_LARGE: Reply = (413, PLAIN, b"too large")
+MALFORMED: Reply = (400, PLAIN, b"malformed")
 ERROR: Reply = (500, PLAIN, b"error")
 
 Handler = Callable[[Request], Reply | None]
@@ -64,9 +66,15 @@ class Endpoint:
             host="127.0.0.1",
             port=0,
             tls=None if plain else tls or server_tls(),
-            body_limits=[("/", 1000), ("/none", 0), ("/large", 5_000_000)],
+            body_limits=[("/", 1000), ("/none", 0), ("/few", 3), ("/large", 5_000_000)],
             limits=limits,
-            replies={"overload": OVERLOAD, "timeout": TIMEOUT, "error": ERROR},
+            replies={
+                "overload": OVERLOAD,
+                "timeout": TIMEOUT,
+                "too_large": TOO_LARGE,
+                "malformed": MALFORMED,
+                "error": ERROR,
+            },
         )
 
         self.sockets: list[socket.socket] = []
