@@ -118,17 +118,24 @@ impl Gate {
     async fn shake_hands(self: Arc<Self>, stream: TcpStream, peer: IpAddr, number: u64) {
         // Also when the handshake is dropped or panics.
         let _pending = Removal { gate: &self, peer, number };
-        let socket = Socket::new(stream, self.shared.clone());
         let (tls, generation) = {
             let terms = self.terms.read().unwrap_or_else(PoisonError::into_inner);
             (terms.tls.clone(), terms.generation)
         };
+        let socket = Socket::new(stream, self.shared.clone(), tls.is_some());
         let mut http2 = false;
         let mut certificates = Vec::new();
         let mut transport = match tls {
             None => Transport::Plain(socket),
             Some(config) => {
-                let handshake = TlsAcceptor::from(config).accept(socket);
+                let handshake = async {
+                    let (error, socket) = match TlsAcceptor::from(config).accept(socket).into_fallible().await {
+                        Ok(stream) => return Ok(stream),
+                        Err(failed) => failed,
+                    };
+                    socket.answer_plain_http().await;
+                    Err(error)
+                };
                 match tokio::time::timeout(self.shared.limits.handshake_seconds, handshake).await {
                     Ok(Ok(stream)) => {
                         let session = stream.get_ref().1;

@@ -20,6 +20,9 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// that nobody read make the kernel reset the connection, and the answer is lost.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// To a client that speaks HTTP where TLS is spoken; in the words of Go's servers.
+const USE_TLS: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+
 enum State {
     /// In use on a runtime.
     Live(TcpStream),
@@ -28,8 +31,18 @@ enum State {
     Gone,
 }
 
+/// What the client has said first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Greeting {
+    /// Nothing yet, and TLS is expected.
+    Awaited,
+    PlainHttp,
+    Good,
+}
+
 pub struct Socket {
     state: State,
+    greeting: Greeting,
     shared: Arc<Shared>,
     /// Known once the connection is made.
     activity: Option<Arc<Activity>>,
@@ -38,12 +51,21 @@ pub struct Socket {
 }
 
 impl Socket {
-    pub fn new(stream: TcpStream, shared: Arc<Shared>) -> Self {
+    pub fn new(stream: TcpStream, shared: Arc<Shared>, expects_tls: bool) -> Self {
         // A socket that refuses an option still works.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream)
             .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4));
-        Self { state: State::Live(stream), shared, activity: None, ended: false }
+        let greeting = if expects_tls { Greeting::Awaited } else { Greeting::Good };
+        Self { state: State::Live(stream), greeting, shared, activity: None, ended: false }
+    }
+
+    /// Tells a client that has begun with HTTP in place of TLS.
+    pub async fn answer_plain_http(mut self) {
+        if let (Greeting::PlainHttp, State::Live(stream)) = (self.greeting, &mut self.state) {
+            // There is nobody to hear of an error.
+            let _ = stream.write_all(USE_TLS).await;
+        }
     }
 
     /// Takes the socket off its runtime.
@@ -81,12 +103,27 @@ impl Socket {
     }
 }
 
+impl Greeting {
+    fn of(bytes: &[u8]) -> Self {
+        let methods: [&[u8]; 7] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"PATCH ", b"OPTIONS "];
+        if methods.iter().any(|method| bytes.starts_with(method)) { Self::PlainHttp } else { Self::Good }
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = self.stream()?.poll_read(cx, buf);
         match &result {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
+                if self.greeting == Greeting::Awaited {
+                    self.greeting = Greeting::of(&buf.filled()[before..]);
+                    if self.greeting == Greeting::PlainHttp {
+                        // TLS does not see it, or an alert would stand before the answer.
+                        buf.set_filled(before);
+                        return Poll::Ready(Err(io::Error::other("an HTTP request without TLS")));
+                    }
+                }
                 if let Some(activity) = &self.activity {
                     activity.received();
                 }

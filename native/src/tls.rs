@@ -60,6 +60,7 @@ impl Tls {
         let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
         // Tickets carry the client's certificates, under keys that no other `Tls` has.
+        config.send_tls13_tickets = 1;
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| PyValueError::new_err(error.to_string()))?;
         Ok(Self { config: Arc::new(config) })
     }

@@ -212,7 +212,49 @@ def test_the_last_answer_is_read_although_the_client_still_sends() -> None:
                 connected.sendall(b"POST / HTTP/1.1\r\nHost: l\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 500_000)
                 time.sleep(0.01)
                 connected.sendall(b"x" * 500_000)
-                assert read_response(connected)[0] == 200
+                assert read_response(connected)[0] == 413
+
+
+FEW_DESCRIPTORS = """
+import os, resource, sys, time
+from keswick._native import Headers, Server
+
+server = Server(lambda request: (200, Headers(), b"hello"), host="127.0.0.1", port=0, tls=None)
+server.start()
+open_now = len(os.listdir("/proc/self/fd"))
+resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 10, open_now + 10))
+print(server.address[1], flush=True)
+for _ in sys.stdin:
+    before = time.process_time()
+    time.sleep(0.5)
+    print(time.process_time() - before, flush=True)
+"""
+
+
+def test_a_server_without_descriptors_waits_for_some() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", FEW_DESCRIPTORS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        address = ("127.0.0.1", int(process.stdout.readline()))
+        connections = [socket.create_connection(address, timeout=20) for _ in range(50)]
+        for connected in connections:
+            connected.sendall(GET)
+        assert read_response(connections[0])[0] == 200
+        process.stdin.write("\n")
+        process.stdin.flush()
+        # It would be busy all the time if it tried again at once.
+        assert float(process.stdout.readline()) < 0.25
+        for connected in connections[:-1]:
+            connected.close()
+        assert read_response(connections[-1])[0] == 200
+        connections[-1].close()
+        with socket.create_connection(address, timeout=20) as connected:
+            connected.sendall(GET)
+            assert read_response(connected)[0] == 200
+        process.stdin.close()
+        assert process.wait(20) == 0
 
 
 PROGRAM = """

@@ -178,6 +178,25 @@ def test_resumption_keeps_the_certificates(version: ssl.TLSVersion) -> None:
                 session = connected.session
 
 
+def test_a_handshake_brings_one_ticket() -> None:
+    tickets = []
+
+    def note(
+        _connection: object, direction: str, _version: object, _content: object, kind: object, _data: bytes
+    ) -> None:
+        if direction == "read" and getattr(kind, "name", "") == "NEWSESSION_TICKET":
+            tickets.append(kind)
+
+    with Endpoint() as endpoint:
+        context = endpoint.context()
+        context._msg_callback = note  # type: ignore[attr-defined]
+        raw = socket.create_connection(endpoint.server.address, timeout=20)
+        with context.wrap_socket(raw, server_hostname="localhost") as connected:
+            connected.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            read_response(connected)
+    assert len(tickets) == 1
+
+
 def test_new_settings_resume_no_session_of_the_old_ones() -> None:
     with Endpoint() as endpoint:
         context = endpoint.context()
@@ -207,7 +226,7 @@ def test_protocol_negotiation(offered: list[str], spoken: str | None) -> None:
 @pytest.mark.parametrize(
     ("sent", "reason"),
     [
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "the first bytes are not a TLS handshake"),
+        (b"EHLO localhost\r\n", "the first bytes are not a TLS handshake"),
         (b"", "the client closed the connection"),
     ],
 )
@@ -219,6 +238,18 @@ def test_failed_handshakes_in_words(sent: bytes, reason: str) -> None:
                 raw.recv(100)
         wait_until(lambda: endpoint.server.stats()["handshakes_failed_total"])
         assert endpoint.server.take_handshake_errors() == [("127.0.0.1", reason)]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_http_without_tls_is_told_so(method: str) -> None:
+    with Endpoint() as endpoint:
+        with endpoint.half_open() as raw:
+            raw.sendall(f"{method} / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n".encode())
+            raw.sendall(b"x" * 100_000)
+            received = b"".join(iter(lambda: raw.recv(1000), b""))
+        assert received == b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"
+        wait_until(lambda: endpoint.server.stats()["handshakes"] == 0)
+        assert endpoint.server.take_handshake_errors() == [("127.0.0.1", "an HTTP request without TLS")]
 
 
 def test_the_alert_of_a_client_in_words() -> None:
