@@ -101,10 +101,12 @@ def test_the_certificate_of_an_api_key() -> None:
 
 
 def test_a_server_certificate_names_its_hosts() -> None:
-    pair = self_signed("localhost", lifetime=timedelta(days=1), dns=["localhost"], ips=["::1"], server=True)
+    pair = self_signed(
+        "localhost", lifetime=timedelta(days=1), dns=["localhost", "*.a-b.c_d"], ips=["::1"], server=True
+    )
     certificate = x509.load_der_x509_certificate(pair.certificate)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == ["localhost"]
+    assert names.get_values_for_type(x509.DNSName) == ["localhost", "*.a-b.c_d"]
     assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["::1"]
     assert isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
     assert "PRIVATE" not in repr(pair)
@@ -118,7 +120,7 @@ def test_a_server_certificate_names_its_hosts() -> None:
         ("x" * 65, {}),
         ("x", {"ips": ["1.2.3"]}),
         ("x", {"dns": ["ké"]}),
-        ("x", {"dns": [""]}),
+        *(("x", {"dns": [name]}) for name in ("", "a b", "a..b", "-a", "a.*.b", "*", "x" * 64, "a." * 127 + "a")),
     ],
 )
 def test_what_cannot_be_in_a_certificate_is_a_value_error(subject: str, names: dict[str, list[str]]) -> None:

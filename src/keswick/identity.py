@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 # `cryptography` is imported inside functions: the server needs it only in development mode, the command line seldom.
+
+
+_LABEL = r"(?!-)[0-9A-Za-z_-]{1,63}(?<!-)"
+_DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z)(?:\*\.)?(?:{_LABEL}\.)*{_LABEL}\.?")
 
 
 def identity_of(public_key_der: bytes) -> str:
@@ -143,7 +148,7 @@ def self_signed(
     except OverflowError:
         raise ValueError("a certificate cannot be valid for so long") from None
     usages = [ExtendedKeyUsageOID.CLIENT_AUTH] * client + [ExtendedKeyUsageOID.SERVER_AUTH] * server
-    names: list[x509.GeneralName] = [x509.DNSName(_ascii(host)) for host in dns]
+    names: list[x509.GeneralName] = [x509.DNSName(_dns_name(host)) for host in dns]
     names += [x509.IPAddress(ip_address(ip)) for ip in ips]
     builder = (
         x509.CertificateBuilder()
@@ -182,10 +187,16 @@ def self_signed(
     )
 
 
-def _ascii(host: str) -> str:
-    if not host.isascii() or not host.strip():
-        raise ValueError(f"'{host}' is not a DNS name; write an international name in its ASCII form (xn--…)")
-    return host
+def is_dns_name(text: str) -> bool:
+    """Whether a certificate can have that alternative name; its first label may be `*`."""
+    return _DNS_NAME.fullmatch(text) is not None
+
+
+def _dns_name(text: str) -> str:
+    if not is_dns_name(text):
+        advice = "" if text.isascii() else "; write an international name in its ASCII form (xn--…)"
+        raise ValueError(f"'{text}' is not a DNS name{advice}")
+    return text
 
 
 def _identity_of_private_key(key: "Ed25519PrivateKey | EllipticCurvePrivateKey") -> str:

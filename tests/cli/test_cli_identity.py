@@ -110,6 +110,26 @@ def test_new_overwrites_only_by_force(tmp_path: Path) -> None:
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.parametrize("wrong", ["no/my.crt", "folder", "my.key", "./other/../my.key", "link"])
+def test_new_loses_no_key_when_the_certificate_cannot_be_written(tmp_path: Path, force: list[str], wrong: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to("my.key")
+    if force:
+        (tmp_path / "my.key").write_text("mine")
+    before = sorted(tmp_path.iterdir())
+    for key, cert in (("my.key", wrong), (wrong, "my.key")):
+        result = kes("identity", "new", "--key", f"{tmp_path}/{key}", "--cert", f"{tmp_path}/{cert}", *force)
+        assert (result.code, result.stdout) == (1, "")
+        assert sorted(tmp_path.iterdir()) == before
+        assert not force or (tmp_path / "my.key").read_text() == "mine"
+
+
+def test_an_empty_word_is_no_file() -> None:
+    assert kes("identity", "") == (1, "", "Error: no API key or file specified. See 'kes identity --help'\n")
+
+
 def test_new_encrypts_the_private_key(tmp_path: Path) -> None:
     key, cert = tmp_path / "my.key", tmp_path / "my.crt"
     command = ("identity", "new", "--encrypt", "--key", str(key), "--cert", str(cert))
@@ -155,7 +175,10 @@ SEE = "See 'kes identity new --help'\n"
         ("a b", "too many arguments\n"),
         ("of", "no API key or certificate specified. See 'kes identity of --help'\n"),
         ("of a b", "too many arguments. See 'kes identity of --help'\n"),
-        ("nofile", "open nofile: no such file or directory\n"),
+        ("no.file", "open no.file: no such file or directory\n"),
+        ("of nofile", "open nofile: no such file or directory\n"),
+        ("info", "\"info\" is not an identity command or a file. See 'kes identity --help'\n"),
+        ("nwe", "\"nwe\" is not an identity command or a file. Did you mean 'new'? See 'kes identity --help'\n"),
         ("kes:v1:AAAA", "kes: invalid API key: invalid length\n"),
         (
             "AAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f",
@@ -174,6 +197,7 @@ def test_what_is_wrong_is_said(arguments: str, error: str) -> None:
         ("--expiry -1h", 'invalid argument "-1h" for "--expiry" flag: a certificate is valid for a second at least'),
         ("--expiry 1000000h --ip x", "'x' does not appear to be an IPv4 or IPv6 address"),
         ("--dns ,", "'' is not a DNS name"),
+        ("--dns a_b,a..b", "'a..b' is not a DNS name"),
         (f"{'x' * 65}", "a certificate's subject has 1 to 64 characters"),
     ],
 )

@@ -205,6 +205,7 @@ def test_two_runs_at_once_do_not_mix(tmp_path: Path) -> None:
         (["{}/a", "--ip", "1.2.3"], "failed to create the server's certificate: '1.2.3' does not appear to be an IPv4"),
         (["{}/a", "--dns", "ké"], "failed to create the server's certificate: 'ké' is not a DNS name"),
         (["{}/\udcff"], "the name of '"),
+        (["{}/a", "--dns", "a b"], "failed to create the server's certificate: 'a b' is not a DNS name"),
         (["{}/file"], "{}/file: File exists"),
         (["{}/file/a"], "{}/file/a: Not a directory"),
     ],

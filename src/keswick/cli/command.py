@@ -1,6 +1,6 @@
 """Commands as data, and how their arguments are read: flags anywhere, with one dash or two, as in all generations."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, NoReturn
 
 
@@ -159,18 +159,21 @@ def run_command(path: str, command: Command, words: list[str]) -> int | None:
     return command.run(arguments)
 
 
-def unknown_command(word: str, group: str, path: str, known: tuple[str, ...]) -> CommandError:
-    return CommandError(_with_help(f'"{word}" is not a {group} command' + _did_you_mean(word, known), path))
+def unknown_command(word: str, group: str, path: str, known: Iterable[str], otherwise: str = "") -> CommandError:
+    """`otherwise`: what else the word might have been, such as ` or a file`."""
+    article = "an" if group.startswith(tuple("aeiou")) else "a"
+    message = f'"{word}" is not {article} {group} command{otherwise}'
+    return CommandError(_with_help(message + _did_you_mean(word, known), path))
 
 
 def _with_help(message: str, path: str) -> str:
     return f"{message}{'' if message.endswith('?') else '.'} See '{path} --help'"
 
 
-def _did_you_mean(word: str, known: Mapping[str, object] | tuple[str, ...], prefix: str = "") -> str:
+def _did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     from difflib import get_close_matches
 
-    close = get_close_matches(word, known, n=1)
+    close = get_close_matches(word, tuple(known), n=1)
     return f". Did you mean '{prefix}{close[0]}'?" if close else ""
 
 

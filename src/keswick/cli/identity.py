@@ -1,13 +1,15 @@
 """`kes identity`: API keys, certificates, and the identities of both. Nothing here talks to a server."""
 
 import math
+import os
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keswick import pem
-from keswick.cli.command import Arguments, Command, CommandError, Flag, Group
-from keswick.cli.files import write_file
+from keswick.cli.command import Arguments, Command, CommandError, Flag, Group, unknown_command
+from keswick.cli.files import NewFile, write_files
 from keswick.cli.terminal import ask_password, is_terminal, write_value
 from keswick.identity import APIKey, identity_of, self_signed
 
@@ -29,11 +31,11 @@ def identity(arguments: Arguments) -> None:
         else:
             write_value(key.text)
         return
-    word = arguments.words[0]
+    word = arguments.word(0, "API key or file")
     if word.startswith(APIKey.PREFIX):
         write_value(_api_key(word).identity)
         return
-    blocks = _read(word)
+    blocks = _read(word, or_command=True)
     for block in blocks:
         if block.label == "CERTIFICATE":
             write_value(_identity_of_certificate(block, word))
@@ -75,6 +77,8 @@ def new(arguments: Arguments) -> None:
         print(_about(APIKey.generate(), _RECOMPUTE))
         return
 
+    if os.path.realpath(key_file) == os.path.realpath(cert_file):
+        arguments.fail("the private key and the certificate need a file each")
     overwrite = arguments.has("force")
     for what, file in (("private key", key_file), ("certificate", cert_file)):
         if not overwrite and Path(file).exists():
@@ -83,8 +87,11 @@ def new(arguments: Arguments) -> None:
     pair = _certificate(arguments, key)
     password = _new_password() if arguments.has("encrypt") else None
     try:
-        write_file(Path(key_file), pair.key_pem(password), secret=True, overwrite=overwrite)
-        write_file(Path(cert_file), pair.certificate_pem, secret=False, overwrite=overwrite)
+        write_files(
+            NewFile(Path(cert_file), pair.certificate_pem, secret=False),
+            NewFile(Path(key_file), pair.key_pem(password), secret=True),
+            overwrite=overwrite,
+        )
     except FileExistsError as error:
         raise CommandError(f"'{error.filename}' already exists. Use --force to overwrite it") from None
     stored = (
@@ -168,15 +175,19 @@ def _identity_of_certificate(block: pem.Block, path: str) -> str:
         raise CommandError(f"failed to parse certificate in '{path}': {error}") from None
 
 
-def _read(path: str) -> list[pem.Block]:
+def _read(path: str, *, or_command: bool = False) -> list[pem.Block]:
+    """The PEM blocks of a file. `or_command`: whether the word may as well be a command that does not exist."""
     try:
         return pem.blocks(Path(path).read_text("ascii", "replace"))
     except FileNotFoundError:
-        try:
+        with suppress(ValueError):
             APIKey.parse(path)
-        except ValueError:
-            raise CommandError(f"open {path}: no such file or directory") from None
-        raise CommandError(f"an API key begins with '{APIKey.PREFIX}'; without that it is taken for a file") from None
+            raise CommandError(
+                f"an API key begins with '{APIKey.PREFIX}'; without that it is taken for a file"
+            ) from None
+        if or_command and "." not in path and "/" not in path:
+            raise unknown_command(path, "identity", "kes identity", COMMAND.commands, " or a file") from None
+        raise CommandError(f"open {path}: no such file or directory") from None
     except ValueError as error:
         raise CommandError(f"'{path}': {error}") from None
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keswick.cli.command import Arguments, Command, CommandError, Flag
-from keswick.cli.files import sync_folder, write_file
-from keswick.identity import APIKey, self_signed
+from keswick.cli.files import NewFile, sync_folder, write_files
+from keswick.identity import APIKey, is_dns_name, self_signed
 
 if TYPE_CHECKING:
     from keswick.config import Address
@@ -83,10 +83,12 @@ def init(arguments: Arguments) -> None:
         keys=_quoted(str(folder / KEYS)),
     )
     with _staging(folder) as staging:
-        write_file(staging / SERVER_KEY, server.key_pem(), secret=True)
-        write_file(staging / SERVER_CERT, server.certificate_pem, secret=False)
-        write_file(staging / API_KEY, api_key.text + "\n", secret=True)
-        write_file(staging / CONFIG, config, secret=False)
+        write_files(
+            NewFile(staging / SERVER_KEY, server.key_pem(), secret=True),
+            NewFile(staging / SERVER_CERT, server.certificate_pem, secret=False),
+            NewFile(staging / API_KEY, api_key.text + "\n", secret=True),
+            NewFile(staging / CONFIG, config, secret=False),
+        )
         (folder / KEYS).mkdir(mode=0o700)
         for name in (SERVER_KEY, SERVER_CERT, API_KEY, CONFIG):  # with the configuration the folder is finished
             os.link(staging / name, folder / name)  # never over a file that somebody made meanwhile
@@ -173,7 +175,7 @@ def _names(arguments: Arguments, address: "Address") -> tuple[list[str], list[st
     """The DNS names and IP addresses for the certificate: this machine by its usual names, and what was asked for."""
     dns = ["localhost", *arguments.values("dns")]
     ips = ["127.0.0.1", "::1", *arguments.values("ip")]
-    if (name := socket.gethostname()).isascii() and name:
+    if is_dns_name(name := socket.gethostname()):
         dns.append(name)
     if address.host:
         try:
