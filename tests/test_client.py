@@ -1,6 +1,7 @@
 """The client library against a scripted server: what it sends, what it makes of replies, and how it fails."""
 
 import json
+import re
 import socket
 import ssl
 import threading
@@ -85,7 +86,22 @@ def test_the_plaintext_of_a_data_key_is_not_shown() -> None:
 def test_names_are_one_percent_encoded_segment(tmp_path: Path) -> None:
     with fake_server(tmp_path) as server, Client(server.endpoint, ca_file=server.ca_file) as client:
         client.create_key("a/b ?#%é\udcff")
-        assert server.calls == ["POST /v1/key/create/a%2Fb%20%3F%23%25%C3%A9%FF"]
+        client.create_key("...")
+        assert server.calls == ["POST /v1/key/create/a%2Fb%20%3F%23%25%C3%A9%FF", "POST /v1/key/create/..."]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/./b", "/a", "a/", "a//b"])
+def test_names_that_would_be_another_path_are_not_sent(name: str) -> None:
+    client = Client("127.0.0.1:1")
+    for call, what in (
+        (client.create_key, "key name"),
+        (client.describe_policy, "policy name"),
+        (client.describe_identity, "identity"),
+    ):
+        with pytest.raises(ValueError, match=f"{what} '{re.escape(name)}' is empty, too long or contains invalid"):
+            call(name)
+    with pytest.raises(ValueError, match=r"prefix '\.\./\*' is empty"):
+        list(client.list_keys("../"))
 
 
 def test_lists_are_read_to_the_end(tmp_path: Path) -> None:
@@ -245,6 +261,14 @@ def test_ssl_cert_file_names_roots_too(tmp_path: Path, monkeypatch: pytest.Monke
             client.ready()
 
 
+def test_a_ca_file_is_all_that_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, _ = make("p256").write(tmp_path, "other")
+    with fake_server(tmp_path) as server:
+        monkeypatch.setenv("SSL_CERT_FILE", str(server.ca_file))
+        with Client(server.endpoint, ca_file=other) as client, pytest.raises(ServerNotTrusted):
+            client.ready()
+
+
 def test_a_folder_of_authorities(tmp_path: Path) -> None:
     with fake_server(tmp_path) as server:
         (tmp_path / "empty").mkdir()
@@ -268,7 +292,7 @@ def test_a_server_that_demands_a_certificate(tmp_path: Path) -> None:
 
 def test_the_second_endpoint_serves_when_the_first_does_not(tmp_path: Path) -> None:
     with fake_server(tmp_path) as server:
-        endpoints = f"127.0.0.1:{free_port()}, {server.endpoint}"
+        endpoints = f"127.0.0.1:{free_port()}, {server.endpoint},"
         with Client(endpoints, ca_file=server.ca_file) as client:
             client.create_key("k")
             client.ready()
@@ -388,7 +412,10 @@ def test_a_real_server_understands_it_all(tmp_path: Path) -> None:
         ("https://127.0.0.1:7373", "https://127.0.0.1:7373"),
         (" kes.example.com:7373 ", "https://kes.example.com:7373"),
         ("http://kes:1", "https://kes:1"),
-        ("https://kes.example.com/", "https://kes.example.com:443"),
+        ("https://kes.example.com/", "https://kes.example.com:7373"),
+        ("HTTPS://kes.example.com:443", "https://kes.example.com:443"),
+        ("localhost", "https://localhost:7373"),
+        ("[::1]", "https://[::1]:7373"),
         ("[::1]:7373", "https://[::1]:7373"),
     ],
 )
@@ -396,7 +423,9 @@ def test_an_endpoint(text: str, url: str) -> None:
     assert str(Endpoint.parse(text)) == url
 
 
-@pytest.mark.parametrize("text", ["", "https://", "ftp://a", "a:b", "a:70000", "a/b", "[::1", "user@host:1"])
+@pytest.mark.parametrize(
+    "text", ["", "https://", "ftp://a", "a:b", "a:70000", "a/b", "[::1", "user@host:1", "a..b", "\udcff"]
+)
 def test_what_is_no_endpoint(text: str) -> None:
     with pytest.raises(ValueError, match="is not an endpoint"):
         Endpoint.parse(text)
@@ -430,15 +459,18 @@ def test_certificate_files_with_an_encrypted_key(tmp_path: Path) -> None:
 def test_credentials_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     cert, key = make(name="a").write(tmp_path, "a")
     _, other = make(name="b").write(tmp_path, "b")
+    _, p256 = make("p256", name="c").write(tmp_path, "c")
     for arguments, complaint in (
         ({"api_key": API_KEY, "cert": cert, "key": key}, "API key and a certificate"),
         ({"cert": cert}, "needed together"),
         ({"cert": key, "key": key}, "holds certificates only"),
         ({"cert": cert, "key": cert}, "no PEM private key"),
         ({"cert": cert, "key": other}, "does not belong"),
+        ({"cert": cert, "key": p256}, "does not belong"),
         ({"api_key": "kes:v1:AAAA"}, "invalid length"),
         ({"ca_file": key}, "no PEM certificate to trust"),
         ({"endpoints": []}, "no endpoint"),
+        ({"endpoints": ", ,"}, "no endpoint"),
     ):
         with pytest.raises(ValueError, match=complaint):
             Client(**arguments)

@@ -12,13 +12,12 @@ import base64
 import http.client
 import json
 import os
+import re
 import select
 import ssl
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -27,8 +26,11 @@ from keswick import pem
 from keswick.identity import APIKey, certificate_for
 
 DEFAULT_ENDPOINT = "https://127.0.0.1:7373"
+_DEFAULT_PORT = 7373
+_SCHEME = re.compile(r"\Ahttps?://", re.IGNORECASE)
 _MAX_REPLY = 64 << 20  # bytes; far above any list, far below what would hurt
 _NAME_MISMATCH = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL
+_KEY_MISMATCH = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED")  # the same kind of key or another, says OpenSSL
 _EXPIRED = 10  # X509_V_ERR_CERT_HAS_EXPIRED
 
 
@@ -61,14 +63,12 @@ class ClientRefused(ConnectionFailed):
     """The server did not take the client's certificate, or wants one where there is none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+class Version(NamedTuple):
     version: str
     commit: str
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     version: str
     os: str
     arch: str
@@ -83,8 +83,7 @@ class Status:
     keystore_unreachable: bool
 
 
-@dataclass(frozen=True, slots=True)
-class KeyInfo:
+class KeyInfo(NamedTuple):
     name: str
     algorithm: str
     created_at: str
@@ -93,16 +92,17 @@ class KeyInfo:
     """An identity, or empty."""
 
 
-@dataclass(frozen=True, slots=True)
-class DataKey:
+class DataKey(NamedTuple):
     """A new key for data: as it is used, and as it is stored."""
 
-    plaintext: bytes = field(repr=False)
+    plaintext: bytes
     ciphertext: bytes
 
+    def __repr__(self) -> str:
+        return f"DataKey(<redacted>, {self.ciphertext!r})"
 
-@dataclass(frozen=True, slots=True)
-class PolicyInfo:
+
+class PolicyInfo(NamedTuple):
     name: str
     created_at: str
     created_by: str
@@ -110,8 +110,7 @@ class PolicyInfo:
     deny: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class IdentityInfo:
+class IdentityInfo(NamedTuple):
     identity: str
     is_admin: bool
     created_at: str
@@ -120,23 +119,24 @@ class IdentityInfo:
     """The name of its policy, or empty."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str) -> "Endpoint":
-        """`https://host:port`, `host:port` or `host`; without a port 443. `http://` is read as `https://`."""
-        address = text.strip().removeprefix("http://").removeprefix("https://").rstrip("/")
+        """`https://host:port`, `https://host`, `host:port` or `host`; without a port 7373. `http://` is read as
+        `https://`."""
+        address = _SCHEME.sub("", text.strip()).rstrip("/")
         try:
             parts = urlsplit("https://" + address)
             host, port = parts.hostname, parts.port
+            (host or "").encode("idna")  # as the name will be looked up
         except ValueError:
             host = port = None
         if not host or parts.netloc != address or "@" in address:
             raise ValueError(f"'{text}' is not an endpoint such as {DEFAULT_ENDPOINT}")
-        return cls(host, 443 if port is None else port)
+        return cls(host, _DEFAULT_PORT if port is None else port)
 
     def __str__(self) -> str:
         return f"https://[{self.host}]:{self.port}" if ":" in self.host else f"https://{self.host}:{self.port}"
@@ -153,7 +153,7 @@ class Client:
     and later calls begin with that one.
 
     The client shows itself with an API key, or with the PEM files `cert` and `key`; `password` opens an encrypted key
-    (a function is called only if it is). `ca_file`: a PEM file, or a folder of hashed ones, trusted besides the
+    (a function is called only if it is). `ca_file`: a PEM file, or a folder of hashed ones, trusted instead of the
     system's roots. `verify=False` takes any server for the right one. `timeout`: seconds without progress.
 
     Raises ValueError or OSError when a credential or file cannot be used. Every call raises APIError when the server
@@ -173,7 +173,7 @@ class Client:
         timeout: float = 15.0,
     ) -> None:
         texts = endpoints.split(",") if isinstance(endpoints, str) else endpoints
-        self._endpoints = [Endpoint.parse(text) for text in texts]
+        self._endpoints = [Endpoint.parse(text) for text in texts if text.strip()]
         if not self._endpoints:
             raise ValueError("no endpoint given")
         self._timeout = timeout
@@ -242,13 +242,13 @@ class Client:
 
     def describe_policy(self, name: str) -> PolicyInfo:
         """The policy with its rules."""
-        return _policy(self._object("GET", f"/v1/policy/read/{_quote(name)}"), name)
+        return _policy(self._object("GET", f"/v1/policy/read/{_quote(name, 'policy name')}"), name)
 
     def list_policies(self, prefix: str = "") -> Iterator[str]:
         yield from self._list("/v1/policy/list/", prefix, "names", "name")
 
     def describe_identity(self, identity: str) -> IdentityInfo:
-        reply = self._object("GET", f"/v1/identity/describe/{_quote(identity)}")
+        reply = self._object("GET", f"/v1/identity/describe/{_quote(identity, 'identity')}")
         return _identity(reply, identity, _text(reply, "policy"))
 
     def describe_self(self) -> tuple[IdentityInfo, PolicyInfo | None]:
@@ -292,7 +292,7 @@ class Client:
         # With the asterisk every generation lists by prefix; without it the older ones look for that very name.
         resource = prefix if prefix.endswith("*") else prefix + "*"
         while resource:
-            reply = self._call("GET", path + _quote(resource))
+            reply = self._call("GET", path + _quote(resource, "prefix"))
             names, following = _names(reply, field_, line_field)
             yield from names
             if following and ("~" not in following or following == resource):
@@ -425,9 +425,10 @@ def _tls_context(ca_file: str | Path | None, verify: bool) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return context
-    context.load_default_certs()  # also what SSL_CERT_FILE and SSL_CERT_DIR name
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN  # a server's own certificate may be the root
-    if ca_file is not None:
+    if ca_file is None:
+        context.load_default_certs()  # also what SSL_CERT_FILE and SSL_CERT_DIR name
+    else:
         path = Path(ca_file)
         try:
             context.load_verify_locations(**{"capath" if path.is_dir() else "cafile": str(path)})
@@ -470,7 +471,7 @@ def _load_credentials(context: ssl.SSLContext, certificates: str, key: str) -> N
         try:
             context.load_cert_chain(path)
         except ssl.SSLError as error:
-            if error.reason == "KEY_VALUES_MISMATCH":
+            if error.reason in _KEY_MISMATCH:
                 raise ValueError("the private key does not belong to the certificate") from None
             raise ValueError(f"the certificate or its private key cannot be used: {error.reason or error}") from None
 
@@ -484,6 +485,8 @@ def _private_file(content: bytes) -> Iterator[str]:
             file.flush()
             yield f"/proc/self/fd/{file.fileno()}"
     else:
+        import tempfile
+
         with tempfile.NamedTemporaryFile() as named:  # its mode is 0600
             named.write(content)
             named.flush()
@@ -626,6 +629,12 @@ def _encode(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _quote(name: str) -> str:
-    """A name as one path segment; arguments that were not UTF-8 keep their bytes."""
+def _quote(name: str, what: str = "key name") -> str:
+    """A name as one path segment; arguments that were not UTF-8 keep their bytes.
+
+    Raises ValueError for what servers would take for another path, as `.` and `a//b`, in the words that they have for
+    names.
+    """
+    if not {"", ".", ".."}.isdisjoint(name.split("/")):
+        raise ValueError(f"{what} '{name}' is empty, too long or contains invalid characters")
     return quote(name, safe="", errors="surrogateescape")

@@ -5,10 +5,9 @@ import hashlib
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from keswick import pem
 
@@ -96,13 +95,15 @@ class APIKey:
         return hash(self._seed)
 
 
-@dataclass(frozen=True, slots=True)
-class KeyPair:
+class KeyPair(NamedTuple):
     """A certificate (DER) and its private key (DER, PKCS#8)."""
 
-    certificate: bytes = field(repr=False)
-    key: bytes = field(repr=False)
+    certificate: bytes
+    key: bytes
     identity: str
+
+    def __repr__(self) -> str:
+        return f"KeyPair({self.identity})"
 
     @property
     def certificate_pem(self) -> str:

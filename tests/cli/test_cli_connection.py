@@ -1,5 +1,6 @@
 """How a command finds its server and shows itself, and how it fails."""
 
+import json
 import os
 import signal
 import socket
@@ -64,15 +65,22 @@ def test_the_first_variable_that_is_set_counts() -> None:
         ({"KES_CLIENT_KEY": "k"}, "no certificate file specified. Consider setting KES_CLIENT_CERT"),
         ({"KES_CLIENT_CERT": "c"}, "no private key file specified. Consider setting KES_CLIENT_KEY"),
         ({"KES_API_KEY": "kes:v1:AAAA"}, "parsing API key: kes: invalid API key: invalid length"),
-        ({"KES_CLIENT_KEY": "no-k", "KES_CLIENT_CERT": "no-c"}, "no-c: No such file or directory"),
-        ({"KES_API_KEY": API_KEY.text, "KES_CA_FILE": "no-ca"}, "no-ca: No such file or directory"),
+        ({"KES_CLIENT_KEY": "no-k", "KES_CLIENT_CERT": "no-c"}, "KES_CLIENT_CERT: no-c: No such file or directory"),
+        (
+            {"KES_API_KEY": "", "MINIO_KES_KEY_FILE": "no-k", "KES_CLIENT_CERT": "{cert}"},
+            "MINIO_KES_KEY_FILE: no-k: No such file or directory",
+        ),
+        ({"KES_API_KEY": API_KEY.text, "KES_CA_FILE": "./no-ca"}, "KES_CA_FILE: ./no-ca: No such file or directory"),
+        ({"KES_API_KEY": API_KEY.text, "KES_SERVER": ","}, "no endpoint given"),
         (
             {"KES_API_KEY": API_KEY.text, "KES_SERVER": "ftp://x"},
             "'ftp://x' is not an endpoint such as https://127.0.0.1:7373",
         ),
     ],
 )
-def test_settings_that_do_not_do(environment: Mapping[str, str], error: str) -> None:
+def test_settings_that_do_not_do(tmp_path: Path, environment: Mapping[str, str], error: str) -> None:
+    cert, _ = make().write(tmp_path)
+    environment = {name: value.format(cert=cert) for name, value in environment.items()}
     assert kes("key", "ls", env=environment) == (1, "", f"Error: {error}\n")
 
 
@@ -125,6 +133,21 @@ def test_several_endpoints_are_tried_in_turn(tmp_path: Path) -> None:
     with fake_server(tmp_path, lambda *_: ONE_KEY) as server:
         environment = {"KES_SERVER": f"127.0.0.1:1,{server.endpoint}", "KES_API_KEY": API_KEY.text}
         assert kes("ls", env={**environment, "KES_CA_FILE": str(server.ca_file)}) == (0, "Key\na\n", "")
+
+
+@pytest.mark.parametrize(
+    ("command", "message", "error"),
+    [
+        ("key ls", "failed to list keys", "failed to list keys"),
+        ("key create q", "failed to create key", 'failed to create key "q"'),
+        ("key create q", "failed to create keys", 'failed to create key "q": failed to create keys'),
+    ],
+)
+def test_what_the_server_repeats_is_said_once(tmp_path: Path, command: str, message: str, error: str) -> None:
+    answer = Answer(502, json.dumps({"message": message}).encode())
+    with fake_server(tmp_path, lambda *_: answer) as server:
+        environment = {"KES_SERVER": server.endpoint, "KES_API_KEY": API_KEY.text, "KES_CA_FILE": str(server.ca_file)}
+        assert kes(*command.split(), env=environment) == (1, "", f"Error: {error}\n")
 
 
 def test_an_interrupt_ends_a_request_without_a_word() -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keswick.cli.command import Arguments, CommandError, Flag
@@ -29,7 +30,7 @@ def connect(arguments: Arguments) -> "Client":
 
     endpoint = arguments.value("server") or _setting(ENDPOINT) or DEFAULT_ENDPOINT
     api_key = arguments.value("api-key") or _setting(API_KEY)
-    key, cert = _setting(KEY_FILE), _setting(CERT_FILE)
+    key, cert, ca_file = _setting(KEY_FILE), _setting(CERT_FILE), _setting(CA_FILE)
     if not api_key and not key and not cert:
         raise CommandError("no API key specified. Consider setting KES_API_KEY")
     if api_key and key:
@@ -47,25 +48,35 @@ def connect(arguments: Arguments) -> "Client":
             cert=cert,
             key=key,
             password=lambda: ask_password("Enter password for private key: "),
-            ca_file=_setting(CA_FILE),
+            ca_file=ca_file,
             verify=not arguments.has("insecure"),
         )
     except ValueError as error:
         prefix = "parsing API key: " if str(error).startswith("kes: invalid API key") else ""
         raise CommandError(prefix + str(error)) from None
+    except OSError as error:
+        for file, names in ((ca_file, CA_FILE), (cert, CERT_FILE), (key, KEY_FILE)):
+            if file and error.filename == str(Path(file)):
+                raise CommandError(f"{_name(names)}: {file}: {error.strerror}") from None
+        raise
 
 
 @contextmanager
 def failing(what: str) -> Iterator[None]:
-    """Tell what was tried when the server refuses it or does not answer."""
+    """Tell what was tried when the server refuses it or does not answer, or could not be asked for that name."""
     from keswick.client import APIError, ConnectionFailed
 
     try:
         yield
-    except (APIError, ConnectionFailed) as error:
-        raise CommandError(f"{what}: {error}") from None
+    except (APIError, ConnectionFailed, ValueError) as error:
+        reason = str(error)
+        raise CommandError(what if f"{what} ".startswith(f"{reason} ") else f"{what}: {reason}") from None
 
 
 def _setting(names: tuple[str, ...]) -> str | None:
-    value = next((os.environ[name] for name in names if name in os.environ), None)
-    return value or None
+    return os.environ.get(_name(names)) or None
+
+
+def _name(names: tuple[str, ...]) -> str:
+    """The first variable that is set, even if it is empty."""
+    return next((name for name in names if name in os.environ), names[0])

@@ -38,7 +38,9 @@ def import_(arguments: Arguments) -> None:
     if not text:
         arguments.fail("no crypto key specified")
     key = _base64(arguments, text, "key")
-    cipher = arguments.value("cipher") or "AES256"
+    if len(key) != 32:
+        arguments.fail(f"invalid key: 32 bytes are needed, not {len(key)}")
+    cipher = _cipher(arguments)
     with connect(arguments) as client, failing(f'failed to import key "{name}"'):
         client.import_key(name, key, cipher)
 
@@ -153,6 +155,17 @@ def _base64(arguments: Arguments, text: str, what: str) -> bytes:
         arguments.fail(f"invalid {what}: illegal base64 data at input byte {start + (wrong.start() if wrong else 0)}")
 
 
+def _cipher(arguments: Arguments) -> str:
+    name = arguments.value("cipher")
+    if name is None:
+        return "AES256"
+    from keswick.crypto.algorithms import BY_NAME
+
+    if name not in BY_NAME:
+        arguments.fail(f'invalid argument "{name}" for "--cipher" flag: it is one of {", ".join(BY_NAME)}')
+    return name
+
+
 def _refuse_key_as_name(name: str) -> None:
     """Until 2021 `key create NAME KEY` imported a key; today the secret would travel as a name and be logged."""
     if len(name) != 44:
@@ -180,7 +193,7 @@ COMMAND = Group(
             "NAME [BASE64]",
             "Import a key of 32 bytes.",
             import_,
-            Flag("cipher", "'AES256' (the default) or 'ChaCha20'.", value="CIPHER"),
+            Flag("cipher", "'AES256' (the default) or 'ChaCha20'.", value="NAME"),
             details="Without BASE64, or with '-', the key comes from standard input, out of sight of the process list.",
         ),
         "info": _command("NAME", "Show what is known about a key.", info, JSON, _COLOUR, _IGNORED),
