@@ -1,11 +1,16 @@
 """Arguments, help and errors of the command line, whatever the command."""
 
+import re
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
+from keswick.cli import COMMANDS
 from keswick.cli.command import Arguments, Command, CommandError, Flag, Group, HelpWanted, parse, run_group
+from keswick.cli.connection import API_KEY, CA_FILE, CERT_FILE, ENDPOINT, ENVIRONMENT, KEY_FILE
 from support.cli import COMMAND, clean_environment, kes, kes_on_terminal
 
 FLAGS = (Flag("json", "…"), Flag("insecure", "…", short="k"), Flag("key", "…", short="f", value="FILE"))
@@ -92,6 +97,29 @@ def test_every_command_is_in_the_help_of_its_group() -> None:
         line.split()[0] for line in kes().stderr.partition("Commands:")[2].partition("Options:")[0].splitlines() if line
     ]
     assert listed == ["server", "init", "key", "ls", "identity"]
+
+
+def test_the_documentation_names_every_command_flag_and_variable() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    for name in COMMANDS:
+        section = next(part for part in text.split("\n## ") if part.startswith(f"`kes {name}"))
+        command: Command | Group = import_module(f"keswick.cli.{name}").COMMAND
+        commands = command.commands if isinstance(command, Group) else {name: command}
+        words = [*commands, *(f"--{flag.name}" for one in commands.values() for flag in one.flags)]
+        assert [word for word in words if not re.search(rf"(?<![\w-]){word}(?![\w-])", section)] == []
+    for variable in (*ENDPOINT, *API_KEY, *KEY_FILE, *CERT_FILE, *CA_FILE):
+        assert f"`{variable}`" in text
+
+
+def test_the_help_names_the_variables_of_clients() -> None:
+    assert {name for name, _ in ENVIRONMENT} - {"SSL_CERT_FILE"} <= {
+        *ENDPOINT,
+        *API_KEY,
+        *KEY_FILE,
+        *CERT_FILE,
+        *CA_FILE,
+    }
+    assert "KES_CLIENT_CERT" in kes("--help").stderr
 
 
 @pytest.mark.parametrize("flag", ["-v", "--version"])

@@ -68,7 +68,9 @@ def _run(words: list[str]) -> int | None:
         except HelpWanted:
             arguments = None
         if arguments is None or not arguments.has("version"):
-            raise HelpWanted(root_help(COMMANDS, _FLAGS))
+            from keswick.cli.connection import ENVIRONMENT, ENVIRONMENT_DETAILS
+
+            raise HelpWanted(root_help(COMMANDS, _FLAGS, ENVIRONMENT, ENVIRONMENT_DETAILS))
         from keswick.about import version_lines
 
         print("\n".join(version_lines()))

@@ -199,12 +199,16 @@ def group_help(path: str, group: Group) -> str:
     )
 
 
-def root_help(commands: Mapping[str, str], flags: tuple[Flag, ...]) -> str:
+def root_help(
+    commands: Mapping[str, str], flags: tuple[Flag, ...], environment: Iterable[tuple[str, str]], details: str
+) -> str:
     return _sections(
         "A key encryption server and its client.",
         ["kes COMMAND"],
         ("Commands", list(commands.items())),
         ("Options", [(_spelling(flag), flag.help) for flag in flags]),
+        ("Environment of clients", list(environment)),
+        details=details,
     )
 
 

@@ -21,6 +21,19 @@ CERT_FILE = ("MINIO_KES_CERT_FILE", "KES_CLIENT_CERT", "MINIO_KES_CLIENT_CERT", 
 """The variables of one setting; the first that is set counts, even if it is empty."""
 CA_FILE = ("KES_CA_FILE",)
 
+ENVIRONMENT = (
+    ("KES_SERVER", "The server, or several that share a key store: HOST:PORT[,HOST:PORT...]."),
+    ("KES_API_KEY", "Who the client is: an API key."),
+    ("KES_CLIENT_KEY", "Or, instead of an API key: a file with a private key,"),
+    ("KES_CLIENT_CERT", "and a file with its certificate."),
+    ("KES_CA_FILE", "A file or folder of certificates to trust, instead of the system's."),
+    ("SSL_CERT_FILE", "The file with the system's, when it is not where OpenSSL looks for it."),
+)
+ENVIRONMENT_DETAILS = """
+MINIO_KES_SERVER, MINIO_KES_API_KEY, MINIO_KES_KEY_FILE and MINIO_KES_CERT_FILE go before the first four.
+docs/cli.md tells more.
+"""
+
 INSECURE = Flag("insecure", "Do not verify the server's certificate.", short="k")
 
 
