@@ -15,7 +15,7 @@ use pyo3::types::PyDict;
 /// How many handshake errors are kept for `take_handshake_errors`.
 const REMEMBERED_ERRORS: usize = 64;
 
-/// How many requests are kept for `take_own_answers`.
+/// How many requests are kept for `take_own_answers`. The path of one is no longer than a header may be.
 const REMEMBERED_ANSWERS: usize = 1_024;
 
 /// How many connections over the bound are still told so.

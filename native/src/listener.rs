@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::AbortHandle;
@@ -20,6 +20,8 @@ use crate::socket::{Socket, Transport};
 use crate::tls;
 
 const BACKLOG: i32 = 1024;
+
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// How long to wait when no connection can be accepted, such as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -43,6 +45,9 @@ fn bind_address(address: SocketAddr) -> io::Result<TcpListener> {
         // "::" means every address, those of IPv4 too.
         socket.set_only_v6(false)?;
     }
+    // Accepted sockets inherit these, so that a connection costs no call for them.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;

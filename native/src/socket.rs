@@ -6,15 +6,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use crate::activity::{Activity, Demand};
 use crate::limits::{Lingerer, Shared};
-
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// How long a closed connection waits for its client to have read the last answer. Without that, bytes of the client
 /// that nobody read make the kernel reset the connection, and the answer is lost.
@@ -52,10 +50,6 @@ pub struct Socket {
 
 impl Socket {
     pub fn new(stream: TcpStream, shared: Arc<Shared>, expects_tls: bool) -> Self {
-        // A socket that refuses an option still works.
-        let _ = stream.set_nodelay(true);
-        let _ = SockRef::from(&stream)
-            .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4));
         let greeting = if expects_tls { Greeting::Awaited } else { Greeting::Good };
         Self { state: State::Live(stream), greeting, shared, activity: None, ended: false }
     }

@@ -1,11 +1,14 @@
+import contextlib
 import errno
 import gc
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import h2.events
 import pytest
@@ -27,6 +30,19 @@ def refuses_connections(endpoint: Endpoint) -> bool:
 def plain_server(**options: object) -> Server:
     arguments: dict[str, object] = {"host": "127.0.0.1", "port": 0, "tls": None} | options
     return Server(hello, **arguments)  # type: ignore[arg-type]
+
+
+def socket_of_this_process(*, peer: tuple[str, int]) -> socket.socket:
+    """A second descriptor of the socket that is connected to that address."""
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if link.readlink().name.startswith("socket:"):
+                found = socket.socket(fileno=os.dup(int(link.name)))
+                with contextlib.suppress(OSError):
+                    if found.getpeername() == peer:
+                        return found
+                found.close()
+    raise AssertionError(f"no socket is connected to {peer}")
 
 
 def test_an_address_in_use() -> None:
@@ -70,6 +86,20 @@ def test_a_peer_has_its_ipv4_address_on_a_listener_for_both() -> None:
             read_response(connected)
     server.close()
     assert peers == ["127.0.0.1", "::1"]
+
+
+def test_a_connection_sends_at_once_and_finds_dead_peers() -> None:
+    server = plain_server()
+    server.start()
+    with socket.create_connection(server.address, timeout=20) as connected:
+        connected.sendall(GET)
+        read_response(connected)
+        with socket_of_this_process(peer=connected.getsockname()) as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 15
+    server.close()
 
 
 def test_it_starts_once_and_closes_often() -> None:
