@@ -157,7 +157,8 @@ class Server:
     `limits`: the bounds, see `DEFAULT_LIMITS`. `replies`: the answers that the transport gives itself, by name:
     "overload" (a bound is reached), "timeout" (the body did not come in time), "too_large" (the body goes on past its
     limit and `drained_bytes`; as soon as its Content-Length says so), "malformed" (no Host or several over HTTP/1.1, or
-    a body that breaks the protocol), "error" (the handler failed). They are empty unless given: 503, 408, 413, 400, 500.
+    a body that breaks the protocol), "error" (the handler failed). Unless given they are empty, with the status 503,
+    408, 413, 400, 500.
 
     The socket is bound by the constructor: OSError when the address cannot be had.
     """
