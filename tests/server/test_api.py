@@ -388,6 +388,21 @@ def test_the_audit_stream_shows_every_request(cast: Cast, http2: bool) -> None:
             assert event["request"]["identity"] == cast.app.identity
 
 
+def test_what_the_transport_refuses_is_recorded_and_does_nothing(cast: Cast) -> None:
+    path = "/v1/key/create/far-too-large"
+    with (
+        httpx.Client(verify=cast.admin.context, timeout=20) as client,
+        client.stream("GET", f"{cast.server.endpoint}/v1/log/audit") as stream,
+        socket.create_connection(("127.0.0.1", cast.server.port)) as plain,
+        cast.admin.context.wrap_socket(plain) as secure,
+    ):
+        secure.sendall(f"PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000000\r\n\r\n".encode())
+        assert secure.recv(65536).startswith(b"HTTP/1.1 413 ")
+        assert _next_event(stream.iter_lines(), path)["response"]["code"] == 413
+    assert cast.admin.call("GET", "/v1/key/describe/far-too-large").status == 404
+    assert 'kes_http_request_error{code="413"} 1' in cast.admin.call("GET", "/v1/metrics").body.decode()
+
+
 def test_the_error_stream_shows_why_a_key_could_not_be_read(cast: Cast) -> None:
     with (
         httpx.Client(verify=cast.admin.context, timeout=20) as client,

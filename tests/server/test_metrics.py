@@ -214,6 +214,9 @@ def test_what_other_parts_count_is_shown() -> None:
         "handshakes_failed_total": 6,
         "refused_total": 7,
         "overload_total": 8,
+        "timeout_total": 2,
+        "too_large_total": 3,
+        "malformed_total": 4,
     }
     metrics.watch(
         server=lambda: stats,
@@ -242,4 +245,5 @@ def test_what_other_parts_count_is_shown() -> None:
         "kes_tls_certificate_expiry_seconds": ("gauge", 1_900_000_000),
     }
     assert {name: (families[name].kind, families[name].samples[""]) for name in expected} == expected
-    assert families["kes_http_request_failure"].samples == {'{code="503"}': 9}  # the transport's own answers, too
+    assert families["kes_http_request_failure"].samples == {'{code="503"}': 11}  # the transport's own answers, too
+    assert families["kes_http_request_error"].samples == {'{code="400"}': 4, '{code="413"}': 3}

@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -122,7 +123,7 @@ class _Process:
         for warning in (*config.warnings, *store.warnings()):
             self._runtime.errors.warn(warning)
         self._watcher = self._spawn(state.cache.watch())
-        self._spawn(self._log_handshakes())
+        self._spawn(self._log_transport())
         self._spawn(self._reload_when_asked())
         if not self._options.dev:
             self._spawn(self._renew_tls())
@@ -195,11 +196,15 @@ class _Process:
 
     # --- while it runs ---
 
-    async def _log_handshakes(self) -> None:
+    async def _log_transport(self) -> None:
+        """Put on record what the transport did without asking: failed handshakes, and requests that it answered."""
+        errors, audit = self._runtime.errors, self._runtime.audit
         while True:
             await asyncio.sleep(1)
             for peer, reason in self._server.take_handshake_errors():
-                self._runtime.errors.info(f"tls: handshake error from {peer}: {reason}")
+                errors.info(f"tls: handshake error from {peer}: {reason}")
+            for peer, path, status in self._server.take_own_answers():
+                audit.record(time.time_ns(), peer, path, None, status, 0)
 
     async def _renew_tls(self) -> None:
         """Read the TLS section and its files again and again: certificates are renewed on disk.

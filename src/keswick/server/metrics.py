@@ -28,6 +28,10 @@ Number = int | float
 Labels = Mapping[str, str]
 
 
+_OWN_ANSWERS = {"overload_total": 503, "timeout_total": 503, "too_large_total": 413, "malformed_total": 400}
+"""What the transport answered without the server, in its `stats`, and with which status."""
+
+
 class Histogram:
     """Counts of durations, by the bucket of BUCKETS that each is within, and their sum in seconds."""
 
@@ -75,7 +79,7 @@ class Metrics:
         self._store_failures: dict[str, int] = {}
         self._storing = threading.Lock()
         self._asked: list[tuple[str, str, str, Callable[[], Number | None], Labels]] = []
-        self._overload: Callable[[], int] = int
+        self._server: Callable[[], Mapping[str, int]] = dict
         self._started = time.monotonic()
         self._ask_system()
 
@@ -110,7 +114,7 @@ class Metrics:
         audit: AuditLog,
     ) -> None:
         """Show what other parts count. `server`: the transport's `stats`; `certificate_expiry`: seconds since 1970."""
-        self._overload = lambda: server()["overload_total"]
+        self._server = server
         self.gauge("kes_connections", "Open client connections.", lambda: server()["connections"])
         self.counter("kes_connections_opened", "Client connections.", lambda: server()["connections_total"])
         self.counter(
@@ -120,7 +124,10 @@ class Metrics:
         )
         self.gauge("kes_handshakes_active", "TLS handshakes in progress.", lambda: server()["handshakes"])
         self.counter("kes_handshakes_failed", "Failed TLS handshakes.", lambda: server()["handshakes_failed_total"])
-        self.counter("kes_requests_overload", "Requests refused because of a bound.", self._overload)
+        self.counter("kes_requests_timeout", "Requests whose body came too late.", lambda: server()["timeout_total"])
+        self.counter(
+            "kes_requests_overload", "Requests refused because of a bound.", lambda: server()["overload_total"]
+        )
         self.gauge(
             "kes_requests_buffered_bytes",
             "Bytes of request bodies and unsent answers.",
@@ -178,7 +185,9 @@ class Metrics:
 
         statuses = [sum(counts) for counts in zip(*(recorder._statuses for recorder in self._recorders), strict=True)]
         if statuses:
-            statuses[503] += self._overload()  # the transport gave these answers itself
+            answered = self._server()
+            for name, status in _OWN_ANSWERS.items():
+                statuses[status] += answered.get(name, 0)
         for status, count in enumerate(statuses):
             if count:
                 family = failure if status >= 500 else error if status >= 400 else success

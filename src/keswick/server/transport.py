@@ -11,6 +11,8 @@ from keswick.server.replies import INTERNAL_ERROR, ApiError, Reply
 from keswick.server.routes import ROUTES
 
 OVERLOAD = ApiError(503, "server is overloaded, try again").reply()
+TOO_LARGE = ApiError(413, "request body is too large").reply()
+MALFORMED = ApiError(400, "invalid HTTP request").reply()
 TIMEOUT = ApiError(503, "request timeout exceeded").reply()
 
 
@@ -24,7 +26,13 @@ def listen(handler: Callable[[Request], Reply | None], address: Address, certifi
             port=port,
             tls=certificate,
             body_limits=[(route.path, route.max_body) for route in ROUTES if route.max_body],
-            replies={"overload": OVERLOAD, "timeout": TIMEOUT, "error": INTERNAL_ERROR},
+            replies={
+                "overload": OVERLOAD,
+                "timeout": TIMEOUT,
+                "too_large": TOO_LARGE,
+                "malformed": MALFORMED,
+                "error": INTERNAL_ERROR,
+            },
         )
     except OSError as error:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
