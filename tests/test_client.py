@@ -412,10 +412,10 @@ def test_a_real_server_understands_it_all(tmp_path: Path) -> None:
         ("https://127.0.0.1:7373", "https://127.0.0.1:7373"),
         (" kes.example.com:7373 ", "https://kes.example.com:7373"),
         ("http://kes:1", "https://kes:1"),
-        ("https://kes.example.com/", "https://kes.example.com:7373"),
+        ("https://kes.example.com/", "https://kes.example.com:443"),
         ("HTTPS://kes.example.com:443", "https://kes.example.com:443"),
-        ("localhost", "https://localhost:7373"),
-        ("[::1]", "https://[::1]:7373"),
+        ("localhost", "https://localhost:443"),
+        ("[::1]", "https://[::1]:443"),
         ("[::1]:7373", "https://[::1]:7373"),
     ],
 )

@@ -26,7 +26,7 @@ from keswick import pem
 from keswick.identity import APIKey, certificate_for
 
 DEFAULT_ENDPOINT = "https://127.0.0.1:7373"
-_DEFAULT_PORT = 7373
+_DEFAULT_PORT = 443  # of every URL without a port, and so it was with the original
 _SCHEME = re.compile(r"\Ahttps?://", re.IGNORECASE)
 _MAX_REPLY = 64 << 20  # bytes; far above any list, far below what would hurt
 _NAME_MISMATCH = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH of OpenSSL
@@ -125,7 +125,7 @@ class Endpoint(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Endpoint":
-        """`https://host:port`, `https://host`, `host:port` or `host`; without a port 7373. `http://` is read as
+        """`https://host:port`, `https://host`, `host:port` or `host`; without a port 443. `http://` is read as
         `https://`."""
         address = _SCHEME.sub("", text.strip()).rstrip("/")
         try:

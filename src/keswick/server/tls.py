@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from keswick import pem
-from keswick._native import Certificate, Tls
+from keswick._native import Certificate, Tls, Verifier
 from keswick.config import TLS, ConfigError
 
 _SYSTEM_ROOTS = (  # where distributions keep their bundle of root certificates
@@ -113,10 +113,14 @@ def _roots(section: TLS) -> Iterator[bytes]:
         if not found:
             raise ConfigError(f"tls.ca: '{section.ca}' contains no certificate")
         yield from found
+    # What the system keeps and cannot be used is not the operator's mistake.
     for name in _system_roots():
-        with suppress(OSError, ValueError):  # what the system keeps is not the operator's mistake
+        with suppress(OSError, ValueError):
             for path in _files(Path(name)):
-                yield from (block.der for block in pem.blocks(path.read_text("ascii", "replace")))
+                for block in pem.blocks(path.read_text("ascii", "replace")):
+                    with suppress(ValueError):
+                        Verifier([block.der])
+                        yield block.der
 
 
 def _files(path: Path) -> list[Path]:
