@@ -65,8 +65,12 @@ impl SealingKey {
 
     fn seal<'py>(&self, py: Python<'py>, plaintext: &[u8], associated_data: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
         PyBytes::new_with(py, plaintext.len() + OVERHEAD, |sealed| {
-            unlocked(py, plaintext.len(), || self.seal_into(plaintext, associated_data, sealed))
-                .map_err(|_| PyRuntimeError::new_err("the text cannot be sealed"))
+            unlocked(py, plaintext.len(), || {
+                let mut random = [0; IV + NONCE];
+                rand::fill(&mut random)?;
+                self.seal_into(plaintext, associated_data, &random, sealed)
+            })
+            .map_err(|_| PyRuntimeError::new_err("the text cannot be sealed"))
         })
     }
 
@@ -79,11 +83,15 @@ impl SealingKey {
         py: Python<'py>,
         associated_data: &[u8],
     ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
-        let plaintext = PyBytes::new_with(py, KEY, |bytes| {
-            rand::fill(bytes).map_err(|_| PyRuntimeError::new_err("no random bytes are to be had"))
+        // Asking the generator costs as much as sealing: once is enough.
+        let mut random = Zeroizing::new([0; KEY + IV + NONCE]);
+        rand::fill(random.as_mut_slice()).map_err(|_| PyRuntimeError::new_err("no random bytes are to be had"))?;
+        let (plaintext, random) = random.split_at(KEY);
+        let sealed = PyBytes::new_with(py, KEY + OVERHEAD, |sealed| {
+            self.seal_into(plaintext, associated_data, random, sealed)
+                .map_err(|_| PyRuntimeError::new_err("the data key cannot be sealed"))
         })?;
-        let sealed = self.seal(py, plaintext.as_bytes(), associated_data)?;
-        Ok((plaintext, sealed))
+        Ok((PyBytes::new(py, plaintext), sealed))
     }
 
     fn open_2019<'py>(&self, py: Python<'py>, sealed: &[u8], associated_data: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
@@ -133,11 +141,17 @@ impl SealingKey {
         Ok(message_key)
     }
 
-    /// Writes C || IV || N to `sealed`, which has room for exactly that.
-    fn seal_into(&self, plaintext: &[u8], associated_data: &[u8], sealed: &mut [u8]) -> Result<(), Unspecified> {
+    /// Writes C || IV || N to `sealed`, which has room for exactly that. `random` is IV || N.
+    fn seal_into(
+        &self,
+        plaintext: &[u8],
+        associated_data: &[u8],
+        random: &[u8],
+        sealed: &mut [u8],
+    ) -> Result<(), Unspecified> {
         let (text, rest) = sealed.split_at_mut(plaintext.len());
-        let (tag, random) = rest.split_at_mut(TAG);
-        rand::fill(random)?;
+        let (tag, end) = rest.split_at_mut(TAG);
+        end.copy_from_slice(random);
         let (iv, nonce) = random.split_first_chunk().ok_or(Unspecified)?;
         LessSafeKey::new(UnboundKey::new(self.aead(), self.message_key(iv)?.as_slice())?).seal_out_of_place_scatter(
             Nonce::try_assume_unique_for_key(nonce)?,

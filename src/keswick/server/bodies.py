@@ -8,15 +8,19 @@ unknown fields, else a field in another case would decode as absent and an empty
 
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 
 from keswick.encoding import b64decode_go
+from keswick.server.replies import ApiError
 
 
-class BadBody(ValueError):
-    """The body is not what the call takes. The text tells no value."""
+class BadBody(ApiError):
+    """The body is not what the call takes."""
+
+    def __init__(self) -> None:
+        super().__init__(400, "invalid request body")
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -74,7 +78,7 @@ _TEXT_FIELDS = frozenset({"cipher", "algorithm"})
 def decode(model: type[Body], body: bytes) -> Body:
     """The body as `model`. Raises BadBody when it is not such an object."""
     try:
-        return cast(Body, _strict[model](body))
+        return _strict[model](body)  # type: ignore[no-any-return]
     except _NOT_STRICT:
         return _from_value(model, _first_value(body))
 
@@ -88,7 +92,7 @@ def decode_bulk(body: bytes) -> list[Decrypt]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise BadBody("not an array")
+        raise BadBody
     return [_from_value(Decrypt, item) for item in value]
 
 
@@ -97,16 +101,16 @@ def _first_value(body: bytes) -> Any:
     try:
         return _JSON.raw_decode(text)[0]
     except ValueError:
-        raise BadBody("not JSON") from None
+        raise BadBody from None
     except RecursionError:
-        raise BadBody("nested too deeply") from None
+        raise BadBody from None
 
 
 def _from_value(model: type[Body], value: Any) -> Body:
     if value is None:
         return model()
     if not isinstance(value, dict):
-        raise BadBody("not an object")
+        raise BadBody
     names = dict(zip(model.__struct_encode_fields__, model.__struct_fields__, strict=True))
     fields: dict[str, Any] = {}
     for key, item in value.items():
@@ -114,9 +118,9 @@ def _from_value(model: type[Body], value: Any) -> Body:
         if name is None or item is None:
             continue
         if not isinstance(item, str):
-            raise BadBody(f"field '{name}' is not a string")
+            raise BadBody
         try:
             fields[name] = item if name in _TEXT_FIELDS else b64decode_go(item)
         except ValueError:
-            raise BadBody(f"field '{name}' is not base64") from None
+            raise BadBody from None
     return model(**fields)

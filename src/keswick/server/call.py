@@ -50,16 +50,22 @@ class Call:
         raise self._bad_key_name()
 
     def key_name(self) -> str:
-        """The resource as the name of a key that may be there, which releases before 2022 named freely. Raises
-        ApiError 400."""
+        """The resource as the name of a key that may be there, which releases before 2022 named freely. Raises ApiError
+        400."""
         if is_name(self.resource) or is_stored_name(self.resource):
             return self.resource
         raise self._bad_key_name()
 
-    def with_key(self, name: str, operate: Callable[[SecretKey], Reply]) -> Answer:
-        """Answer with what `operate` makes of the key: at once when it is cached, else when the store has sent it."""
-        key = self.state.cache.get(name)
-        return operate(key) if key is not None else self._fetch(name, operate)
+    def key(self) -> SecretKey | None:
+        """The key that the resource names, if it is cached. Raises ApiError 400 when no key can have that name."""
+        key = self.state.cache.get(self.resource)
+        if key is None:
+            self.key_name()
+        return key
+
+    def with_key(self, key: SecretKey | None, operate: Callable[[SecretKey], Reply]) -> Answer:
+        """Answer with what `operate` makes of `key()`: at once when it was cached, else when the store has sent it."""
+        return operate(key) if key is not None else self._fetch(self.resource, operate)
 
     async def _fetch(self, name: str, operate: Callable[[SecretKey], Reply]) -> Reply:
         try:

@@ -3,9 +3,10 @@
 It shows no key name and no identity, and nothing can be changed through it.
 """
 
-from keswick._native import Request
+from functools import partial
+
 from keswick.server.call import Answer, Call
-from keswick.server.replies import NOT_FOUND, ApiError, Reply
+from keswick.server.replies import NOT_FOUND, ApiError
 from keswick.server.routes import find
 from keswick.server.service import Service
 
@@ -16,11 +17,7 @@ class MetricsListener:
     """Answers `/v1/metrics`, `/metrics` and `/v1/ready`; everything else is not found."""
 
     def __init__(self, service: Service) -> None:
-        self._service = service
-        self._recorder = service.runtime.metrics.recorder()  # of this listener's I/O thread
-
-    def handle(self, request: Request) -> Reply | None:
-        return self._service.answer(request, self._walk, self._recorder)
+        self.handle = partial(service.answer, self._walk, service.runtime.metrics.recorder())
 
     def _walk(self, call: Call) -> Answer:
         call.path = call.request.path

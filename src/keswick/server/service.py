@@ -7,6 +7,7 @@ what has to wait for the key store goes on as a task on the main thread, where a
 import asyncio
 import time
 from collections.abc import Awaitable
+from functools import partial
 from urllib.parse import quote
 
 from keswick._native import Request
@@ -29,17 +30,15 @@ class Service:
         self.runtime = runtime
         self.state = state
         self._tasks: set[asyncio.Task[None]] = set()
-        self._io_recorder = runtime.metrics.recorder()
         self._main_recorder = runtime.metrics.recorder()
+        self.handle = partial(self.answer, self._walk, runtime.metrics.recorder())
+        """What the listener calls for a request, on its I/O thread."""
 
     # --- on the I/O thread ---
 
-    def handle(self, request: Request) -> Reply | None:
-        """Answer a request, or return None when the answer comes later."""
-        return self.answer(request, self._walk, self._io_recorder)
-
-    def answer(self, request: Request, walk: Handler, recorder: Recorder) -> Reply | None:
-        """Answer a request with what `walk` makes of it, counted by the calling thread's recorder."""
+    def answer(self, walk: Handler, recorder: Recorder, request: Request) -> Reply | None:
+        """Answer a request with what `walk` makes of it, or return None when the answer comes later. `recorder` is the
+        calling thread's."""
         recorder.started += 1
         audit = self.runtime.audit
         if audit.required and not audit.ready():

@@ -53,60 +53,50 @@ class _Names(msgspec.Struct, omit_defaults=True):
     continue_at: str = ""
 
 
-def _decoded(model: type[bodies.Body], body: bytes) -> bodies.Body:
-    try:
-        return bodies.decode(model, body)
-    except bodies.BadBody:
-        raise ApiError(400, "invalid request body") from None
-
-
 def generate(call: Call) -> Answer:
     """A new data key, and the same sealed. An empty body means an empty context."""
-    name = call.key_name()
+    key = call.key()
     body = call.request.body
     # A body that was cut to nothing is not an empty one.
-    context = _decoded(bodies.Generate, body).context if body or call.request.truncated else b""
+    context = bodies.decode(bodies.Generate, body).context if body or call.request.truncated else b""
 
     def operate(key: SecretKey) -> Reply:
         return sealed_reply(_DataKey(*key.generate_data_key(context)))
 
-    return call.with_key(name, operate)
+    return call.with_key(key, operate)
 
 
 def encrypt(call: Call) -> Answer:
-    name = call.key_name()
-    body = _decoded(bodies.Encrypt, call.request.body)
+    key = call.key()
+    body = bodies.decode(bodies.Encrypt, call.request.body)
 
     def operate(key: SecretKey) -> Reply:
         return sealed_reply(_Ciphertext(key.encrypt(body.plaintext, body.context)))
 
-    return call.with_key(name, operate)
+    return call.with_key(key, operate)
 
 
 def decrypt(call: Call) -> Answer:
-    name = call.key_name()
-    body = _decoded(bodies.Decrypt, call.request.body)
+    key = call.key()
+    body = bodies.decode(bodies.Decrypt, call.request.body)
 
     def operate(key: SecretKey) -> Reply:
         return sealed_reply(_Plaintext(_open(key, body)))
 
-    return call.with_key(name, operate)
+    return call.with_key(key, operate)
 
 
 def decrypt_bulk(call: Call) -> Answer:
     """Up to 1,000 ciphertexts at once, in order; the first that fails fails all."""
-    name = call.key_name()
-    try:
-        items = bodies.decode_bulk(call.request.body)
-    except bodies.BadBody:
-        raise ApiError(400, "invalid request body") from None
+    key = call.key()
+    items = bodies.decode_bulk(call.request.body)
     if len(items) > MAX_BULK:
         raise ApiError(400, "too many ciphertexts")
 
     def operate(key: SecretKey) -> Reply:
         return json_reply([_Plaintext(_open(key, item)) for item in items])
 
-    return call.with_key(name, operate)
+    return call.with_key(key, operate)
 
 
 def _open(key: SecretKey, sealed: bodies.Decrypt) -> bytes:
@@ -117,8 +107,8 @@ def _open(key: SecretKey, sealed: bodies.Decrypt) -> bytes:
 
 
 def hmac(call: Call) -> Answer:
-    name = call.key_name()
-    body = _decoded(bodies.HMAC, call.request.body)
+    key = call.key()
+    body = bodies.decode(bodies.HMAC, call.request.body)
 
     def operate(key: SecretKey) -> Reply:
         try:
@@ -126,16 +116,14 @@ def hmac(call: Call) -> Answer:
         except NoHMACKeyError:
             raise ApiError(409, "key does not support HMAC") from None
 
-    return call.with_key(name, operate)
+    return call.with_key(key, operate)
 
 
 def describe(call: Call) -> Answer:
-    name = call.key_name()
-
     def operate(key: SecretKey) -> Reply:
-        return json_reply(_Key(name, key.algorithm, key.created_at, key.created_by))
+        return json_reply(_Key(call.resource, key.algorithm, key.created_at, key.created_by))
 
-    return call.with_key(name, operate)
+    return call.with_key(call.key(), operate)
 
 
 def create(call: Call) -> Answer:
