@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, TicketRequest};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
@@ -41,6 +41,7 @@ pub fn connector(options: &Options) -> Result<TlsConnector, String> {
         _ => return Err("--cert and --key go together".into()),
     };
     config.resumption = Resumption::disabled();
+    config.send_ticket_request = Some(TicketRequest { new_session_count: 0, resumption_count: 0 });
     config.alpn_protocols = vec![if options.mode == Mode::Http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
     Ok(TlsConnector::from(Arc::new(config)))
 }
