@@ -9,6 +9,8 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -244,19 +246,10 @@ def test_a_reload_that_hangs_neither_stops_the_service_nor_its_end(folder: Path)
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_a_console_that_has_gone_is_no_reason_to_fail(folder: Path, number: signal.Signals) -> None:
     config, pair = _with_admin(folder)
-    path = write_config(folder, APIKey.generate(), config)
-    process = subprocess.Popen(
-        [*COMMAND, "server", "--config", str(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=clean_environment(),
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        port = _port_of_banner(process.stdout)
-        process.stdout.close()
-        process.stderr.close()
+    with _on_pipes(folder, config) as (process, stdout, stderr):
+        port = _port_of_banner(stdout)
+        stdout.close()
+        stderr.close()
         admin = Caller(port, pair, folder)
         assert admin.call("PUT", "/v1/key/create/k").status == 200
         process.send_signal(number)
@@ -265,9 +258,24 @@ def test_a_console_that_has_gone_is_no_reason_to_fail(folder: Path, number: sign
             _until(lambda: admin.call("GET", "/v1/key/describe/renamed").status == 200)
             process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
-    finally:
-        process.kill()
-        process.wait(30)
+
+
+@contextmanager
+def _on_pipes(folder: Path, config: dict[str, Any]) -> Iterator[tuple["subprocess.Popen[bytes]", IO[bytes], IO[bytes]]]:
+    """A server whose standard output and error are in the test's hands; killed in the end."""
+    process = subprocess.Popen(
+        [*COMMAND, "server", "--config", str(write_config(folder, APIKey.generate(), config))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=clean_environment(),
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process, process.stdout as stdout, process.stderr as stderr:
+        try:
+            yield process, stdout, stderr
+        finally:
+            process.kill()
 
 
 def _port_of_banner(stdout: IO[bytes]) -> int:
@@ -467,28 +475,14 @@ def test_renewed_certificates_are_taken_over_and_half_renewed_ones_are_not(folde
 
 def test_a_required_audit_log_refuses_requests_rather_than_lose_events(folder: Path) -> None:
     config, pair = _with_admin(folder, log={"audit": "on", "audit_required": "on"})
-    path = write_config(folder, APIKey.generate(), {**config, "metrics": None})
-    process = subprocess.Popen(
-        [*COMMAND, "server", "--config", str(path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=clean_environment(),
-    )
-    try:
-        assert process.stdout is not None
-        port = _port_of_banner(process.stdout)  # it is read, and then nothing any more, so that the pipe fills up
-        admin = Caller(port, pair, folder)
+    with _on_pipes(folder, config) as (process, stdout, _):
+        admin = Caller(_port_of_banner(stdout), pair, folder)  # from here on nothing is read, so that the pipe fills up
         while admin.call("GET", "/nowhere").status == 404:  # refused ones are recorded, too
             continue
         assert admin.call("GET", "/v1/api").message == "audit log is not available"
-        pump = threading.Thread(target=process.stdout.read)
+        pump = threading.Thread(target=stdout.read)
         pump.start()
         _until(lambda: admin.call("GET", "/v1/api").status == 200)
         assert b"\nkes_log_audit_dropped 0\n" in admin.call("GET", "/v1/metrics").body
         process.kill()
         pump.join(30)
-    finally:
-        process.kill()
-        process.wait(30)
-        if process.stdout is not None:
-            process.stdout.close()
