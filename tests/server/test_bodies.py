@@ -44,6 +44,8 @@ def test_what_is_read(body: bytes, plaintext: bytes, context: bytes) -> None:
         b'"text"',
         b"7",
         b'{"plaintext":7}',
+        b'{"plaintext":1234}',
+        b'{"Plaintext":1234.5e67}',
         b'{"plaintext":["aGk="]}',
         b'{"plaintext":"aGk"}',
         b'{"plaintext":"aG k="}',

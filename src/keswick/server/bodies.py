@@ -62,8 +62,13 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-# NaN and the infinities are Python's, not JSON's. Numbers stand in no field that is read, however long they are.
-_JSON = json.JSONDecoder(parse_constant=_refuse, parse_int=str, parse_float=str)
+def _number(text: str) -> int:
+    return 0
+
+
+# NaN and the infinities are Python's, not JSON's. No field that is read is a number, so that none needs its value,
+# however long it is; but a number it must stay, lest its digits be taken for base64.
+_JSON = json.JSONDecoder(parse_constant=_refuse, parse_int=_number, parse_float=_number)
 
 _NOT_STRICT = (ValueError, RecursionError)
 """What the strict decoders raise: msgspec's errors and those of texts that are not UTF-8 are ValueErrors."""
@@ -100,9 +105,7 @@ def _first_value(body: bytes) -> Any:
     text = body.decode("utf-8", "replace").lstrip(" \t\r\n")
     try:
         return _JSON.raw_decode(text)[0]
-    except ValueError:
-        raise BadBody from None
-    except RecursionError:
+    except (ValueError, RecursionError):
         raise BadBody from None
 
 
