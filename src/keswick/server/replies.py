@@ -60,6 +60,7 @@ def escaped(document: bytes) -> bytes:
 
 
 INTERNAL_ERROR = ApiError(500, "internal server error").reply()
+TIMEOUT = ApiError(503, "request timeout exceeded").reply()
 
 
 def redirect(location: str, *, get: bool) -> Reply:

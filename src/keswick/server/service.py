@@ -15,7 +15,7 @@ from keswick.server.authentication import authorize, caller_of
 from keswick.server.call import Answer, Call, Handler
 from keswick.server.faults import describe
 from keswick.server.metrics import Recorder
-from keswick.server.replies import INTERNAL_ERROR, NOT_FOUND, ApiError, Reply, redirect
+from keswick.server.replies import INTERNAL_ERROR, NOT_FOUND, TIMEOUT, ApiError, Reply, redirect
 from keswick.server.routes import UNKNOWN, UncleanPath, lacks_slash, resolve
 from keswick.server.runtime import Runtime
 from keswick.server.state import State
@@ -109,7 +109,7 @@ class Service:
             async with asyncio.timeout(call.timeout or None):
                 reply = await answer
         except TimeoutError:
-            reply = ApiError(503, "request timeout exceeded").reply()
+            reply = TIMEOUT
         except ApiError as error:
             reply = error.reply()
         except Exception as error:

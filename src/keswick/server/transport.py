@@ -7,13 +7,12 @@ from keswick import _native
 from keswick._native import Request, Tls
 from keswick.config import Address, ConfigError
 from keswick.server.addresses import to_bind
-from keswick.server.replies import INTERNAL_ERROR, ApiError, Reply
+from keswick.server.replies import INTERNAL_ERROR, TIMEOUT, ApiError, Reply
 from keswick.server.routes import ROUTES
 
 OVERLOAD = ApiError(503, "server is overloaded, try again").reply()
 TOO_LARGE = ApiError(413, "request body is too large").reply()
 MALFORMED = ApiError(400, "invalid HTTP request").reply()
-TIMEOUT = ApiError(503, "request timeout exceeded").reply()
 
 
 def listen(handler: Callable[[Request], Reply | None], address: Address, certificate: Tls | None) -> _native.Server:
