@@ -254,3 +254,150 @@ def lock_memory() -> bool:
 
 def forbid_core_dumps() -> None:
     """RLIMIT_CORE=0 and PR_SET_DUMPABLE=0."""
+
+# --- client -----------------------------------------------------------------------------------------------------
+
+class CallFailed(Exception):
+    """A call brought no answer. `args` is `(kind, detail, sent)`; `str()` is for developers, Python finds the words.
+
+    `kind` is one of
+
+    - before the connection stands: "resolve" (no address for the host), "refused", "connect_timeout", "connect"
+      (anything else; `detail` is what the system says);
+    - in the handshake: "no_tls" (the peer speaks something else), "name" (the certificate is for other names),
+      "expired", "not_yet_valid", "untrusted" (`detail` says why), "alert" (`detail` is the name of the alert that the
+      server sent, in lower case, such as "certificate required"), "tls" (anything else; `detail` says what);
+    - after it: "closed" (the connection ended without a whole answer), "timeout" (no whole answer in time), "protocol"
+      (not HTTP), "too_long" (the answer is longer than `max_reply`), "cancelled".
+
+    `sent`: whether the server may have got the request nevertheless. With TLS 1.3 the server's refusal of the client's
+    certificate comes after the handshake: it is an "alert" even if the request was on its way, and `sent` is False.
+    """
+
+@final
+class ClientTls:
+    """What a client trusts and shows, immutable.
+
+    `roots`: DER certificates that the server's must chain to, or be itself one of (then it may be of any kind, but its
+    names and dates count); None takes any server. `certificates` and `key`: what the client shows, as of `Tls`.
+    Nothing is written to a file. Raises ValueError, in plain words, when the certificate and the key do not fit or
+    cannot be used; roots that cannot be used are passed over unless none is left.
+    """
+
+    def __new__(
+        cls, *, roots: Sequence[bytes] | None, certificates: Sequence[bytes] = (), key: bytes = b""
+    ) -> ClientTls: ...
+
+Answer = tuple[int, str, bytes]
+"""status, the value of Content-Type (empty without one), body"""
+
+@final
+class HttpClient:
+    """Calls over HTTPS: HTTP/2 where the server offers it (and `http2`), else HTTP/1.1. Connections are kept and used
+    again; HTTP/2 calls share one per server. May be used from any thread; one native thread serves all clients of the
+    process. Works again in the child of a fork, with new connections.
+
+    `connect_timeout`: seconds for resolving, connecting and the handshake. `idle_timeout`: seconds that an unused
+    connection is kept. `max_reply`: bytes.
+    """
+
+    def __new__(
+        cls,
+        tls: ClientTls,
+        *,
+        connect_timeout: float = 5.0,
+        idle_timeout: float = 60.0,
+        max_reply: int = 64 << 20,
+        http2: bool = True,
+        user_agent: str = "",
+    ) -> HttpClient: ...
+    def call(
+        self,
+        host: str,
+        port: int,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        accept: str = "",
+        timeout: float | None,
+    ) -> Answer:
+        """One call; blocks without the GIL. `path`: percent-encoded, perhaps with a query. A `body` is sent as JSON.
+        `timeout`: seconds from the request to the end of the answer, None for ever. Signal handlers run while it
+        waits, and their exception (KeyboardInterrupt) ends the call. Raises CallFailed."""
+    def begin(
+        self,
+        done: Callable[[Answer | CallFailed], object],
+        host: str,
+        port: int,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        accept: str = "",
+        timeout: float | None,
+    ) -> Pending:
+        """The same, without waiting: `done` is called once, on a native thread, unless the call is cancelled before."""
+    def open(
+        self, host: str, port: int, path: str, *, accept: str = "", timeout: float | None
+    ) -> Reader:
+        """GET an answer whose body is read piece by piece; `timeout` is for its beginning. Blocks like `call`."""
+    def begin_open(
+        self,
+        done: Callable[[Reader | CallFailed], object],
+        host: str,
+        port: int,
+        path: str,
+        *,
+        accept: str = "",
+        timeout: float | None,
+    ) -> Pending: ...
+    def close(self) -> None:
+        """End idle connections, and others when their calls end. The client can be used again."""
+
+@final
+class Pending:
+    def cancel(self) -> None:
+        """End the call; `done` will not be called (unless it is running just now). Idempotent."""
+
+@final
+class Reader:
+    """An answer whose body comes piece by piece."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def content_type(self) -> str: ...
+    def read(self, *, timeout: float | None) -> bytes:
+        """The next piece, of any size; empty at the end of the body. Blocks like `HttpClient.call`; CallFailed "timeout"
+        loses nothing, the next call goes on."""
+    def begin_read(self, done: Callable[[bytes | CallFailed], object], *, timeout: float | None) -> Pending:
+        """A cancelled read loses nothing."""
+    def close(self) -> None:
+        """End the call; a waiting read gets CallFailed "closed"."""
+
+def peer_certificates(host: str, port: int, *, server_name: str = "", timeout: float) -> list[bytes]:
+    """What a server shows in a handshake, DER, the leaf first, whatever it is worth; also of a server that then refuses
+    a client without a certificate. Blocks without the GIL. Raises CallFailed."""
+
+def self_signed(
+    key: bytes | None,
+    subject: str,
+    *,
+    not_before: int,
+    not_after: int,
+    dns: Sequence[str] = (),
+    ips: Sequence[str] = (),
+    client: bool = False,
+    server: bool = False,
+) -> tuple[bytes, bytes, bytes]:
+    """A self-signed certificate for the Ed25519 seed `key` (32 bytes), or for a new P-256 key: its DER, the private key
+    (PKCS#8 DER) and the public key (SubjectPublicKeyInfo DER).
+
+    Version 3, a random serial number of 128 bits, common name `subject`, times in seconds since 1970, key usage
+    digitalSignature (critical), the extended key usages asked for, CA:FALSE (critical), the alternative names if there
+    are any. Raises ValueError, in plain words.
+    """
+
+def public_key_of(seed: bytes) -> bytes:
+    """The SubjectPublicKeyInfo (DER) of the Ed25519 private key with that seed of 32 bytes."""
