@@ -18,7 +18,13 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = "3.11"
 
-EXTRAS: dict[str, Sequence[str]] = {"run": (), "test": ("test",), "check": ("test", "check"), "bench": ("bench",), "docs": ("docs",)}
+EXTRAS: dict[str, Sequence[str]] = {
+    "run": (),
+    "test": ("test",),
+    "check": ("test", "check"),
+    "bench": ("bench",),
+    "docs": ("docs",),
+}
 """The locks of the program's own dependencies with some extras. mypy reads the tests, hence `test` in `check`."""
 BUILD = "build"
 """The lock, and the dependency group, of what builds the native part."""
