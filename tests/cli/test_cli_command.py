@@ -82,6 +82,32 @@ def test_words_that_are_missing_or_too_many() -> None:
         arguments.at_most(1)
 
 
+def test_help_shows_examples_on_every_level() -> None:
+    group = Group(
+        "…",
+        {"a": Command("", "…", lambda _: None, examples=("kes x a 1", "kes x a 2")), "b": Command("", "…", print)},
+        default=Command("", "…", lambda _: None, examples=("kes x",)),
+    )
+    for words, shown in ((["--help"], ("kes x", "kes x a 1")), (["a", "-h"], ("kes x a 1", "kes x a 2"))):
+        with pytest.raises(HelpWanted) as caught:
+            run_group("x", group, words)
+        assert "\n\nExamples:\n" + "".join(f"    {line}\n" for line in shown) in str(caught.value)
+    assert "\n\nExamples:\n    kes init" in kes().stderr
+
+
+def test_every_command_has_an_example_that_calls_it() -> None:
+    for name in COMMANDS:
+        command: Command | Group = import_module(f"keswick.cli.{name}").COMMAND
+        commands = (
+            {f"kes {name} {word}": one for word, one in command.commands.items()}
+            if isinstance(command, Group)
+            else {f"kes {name}": command}
+        )
+        for path, one in commands.items():
+            assert one.examples
+            assert all(path in example for example in one.examples)
+
+
 @pytest.mark.parametrize(
     "arguments", [(), ("-h",), ("--help",), ("key",), ("key", "create", "-h"), ("ls", "--help"), ("init", "x", "-help")]
 )

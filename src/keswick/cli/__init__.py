@@ -30,6 +30,7 @@ COMMANDS = {
 """Every command with its summary; `keswick.cli.<name>.COMMAND` is the command or group itself."""
 
 _FLAGS = (Flag("version", "Print the version.", short="v"), HELP)
+_EXAMPLES = ("kes init ./kes", "kes server --config ./kes/config.yaml", "kes key create my-key", "kes key --help")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,7 +71,7 @@ def _run(words: list[str]) -> int | None:
         if arguments is None or not arguments.has("version"):
             from keswick.cli.connection import ENVIRONMENT, ENVIRONMENT_DETAILS
 
-            raise HelpWanted(root_help(COMMANDS, _FLAGS, ENVIRONMENT, ENVIRONMENT_DETAILS))
+            raise HelpWanted(root_help(COMMANDS, _FLAGS, ENVIRONMENT, _EXAMPLES, ENVIRONMENT_DETAILS))
         from keswick.about import version_lines
 
         print("\n".join(version_lines()))

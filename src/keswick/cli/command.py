@@ -59,6 +59,8 @@ class Command(NamedTuple):
     """Its result is the exit code; None is 0."""
     flags: tuple[Flag, ...] = ()
     details: str = ""
+    examples: tuple[str, ...] = ()
+    """Whole lines, as one types them into a shell."""
 
 
 class Group(NamedTuple):
@@ -185,6 +187,7 @@ def command_help(path: str, command: Command) -> str:
         command.summary,
         [f"{path} [options] {command.arguments}".rstrip()],
         ("Options", [(_spelling(flag), flag.help) for flag in (*command.flags, HELP)]),
+        examples=command.examples,
         details=command.details,
     )
 
@@ -193,14 +196,22 @@ def group_help(path: str, group: Group) -> str:
     usage = [f"{path} COMMAND"]
     if group.default is not None:
         usage.insert(0, f"{path} {group.default.arguments}")
-    commands = [(name, command.summary) for name, command in group.commands.items()]
+    default = group.default.examples if group.default else ()
     return _sections(
-        group.summary, usage, ("Commands", commands), details=group.default.details if group.default else ""
+        group.summary,
+        usage,
+        ("Commands", [(name, command.summary) for name, command in group.commands.items()]),
+        examples=(*default, *(example for command in group.commands.values() for example in command.examples[:1])),
+        details=group.default.details if group.default else "",
     )
 
 
 def root_help(
-    commands: Mapping[str, str], flags: tuple[Flag, ...], environment: Iterable[tuple[str, str]], details: str
+    commands: Mapping[str, str],
+    flags: tuple[Flag, ...],
+    environment: Iterable[tuple[str, str]],
+    examples: tuple[str, ...],
+    details: str,
 ) -> str:
     return _sections(
         "A key encryption server and its client.",
@@ -208,6 +219,7 @@ def root_help(
         ("Commands", list(commands.items())),
         ("Options", [(_spelling(flag), flag.help) for flag in flags]),
         ("Environment of clients", list(environment)),
+        examples=examples,
         details=details,
     )
 
@@ -217,11 +229,19 @@ def _spelling(flag: Flag) -> str:
     return f"{short}--{flag.name} {flag.value}".rstrip()
 
 
-def _sections(summary: str, usage: list[str], *tables: tuple[str, list[tuple[str, str]]], details: str = "") -> str:
+def _sections(
+    summary: str,
+    usage: list[str],
+    *tables: tuple[str, list[tuple[str, str]]],
+    examples: Iterable[str],
+    details: str,
+) -> str:
     parts = [summary, "Usage:\n" + "\n".join(f"    {line}" for line in usage)]
     for title, rows in tables:
         width = max(len(left) for left, _ in rows) + 3
         parts.append(f"{title}:\n" + "\n".join(f"    {left:<{width}}{right}" for left, right in rows))
+    if lines := [f"    {example}" for example in examples]:
+        parts.append("\n".join(("Examples:", *lines)))
     if details:
         parts.append(details.strip("\n"))
     return "\n\n".join(parts) + "\n"

@@ -208,8 +208,14 @@ COMMAND = Group(
                 Flag("encrypt", "Encrypt the private key with a password."),
                 Flag("force", "Overwrite files.", short="f"),
             ),
+            examples=("kes identity new", "kes identity new my-app --key my-app.key --cert my-app.crt --expiry 8760h"),
         ),
-        "of": Command("API-KEY|CERTIFICATE-FILE", "Compute an identity.", of),
+        "of": Command(
+            "API-KEY|CERTIFICATE-FILE",
+            "Compute an identity.",
+            of,
+            examples=("kes identity of my-app.crt", 'kes identity of "$KES_API_KEY"'),
+        ),
     },
     default=Command(
         "[API-KEY|FILE]",
@@ -219,5 +225,6 @@ COMMAND = Group(
             "Without an argument a new API key is made. Of an API key or certificate the identity is computed,\n"
             "of an Ed25519 private key the API key."
         ),
+        examples=("kes identity", "kes identity my-app.crt"),
     ),
 )

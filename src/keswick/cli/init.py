@@ -224,4 +224,5 @@ COMMAND = Command(
         Flag("ip", "One more IP address of the server; may be repeated.", value="IP"),
     ),
     details="Nothing that exists is overwritten.",
+    examples=("kes init ./kes", "kes init /etc/kes --address 0.0.0.0:7373 --dns kes.example.com"),
 )

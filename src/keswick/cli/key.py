@@ -180,29 +180,79 @@ def _refuse_key_as_name(name: str) -> None:
 
 
 def _command(
-    arguments: str, summary: str, run: Callable[[Arguments], None], *flags: Flag, details: str = ""
+    arguments: str,
+    summary: str,
+    run: Callable[[Arguments], None],
+    *flags: Flag,
+    examples: tuple[str, ...],
+    details: str = "",
 ) -> Command:
-    return Command(arguments, summary, run, (INSECURE, *flags), details)
+    return Command(arguments, summary, run, (INSECURE, *flags), details, examples)
 
 
 COMMAND = Group(
     "Create, use and manage keys.",
     {
-        "create": _command("NAME...", "Create keys.", create, _IGNORED),
+        "create": _command(
+            "NAME...",
+            "Create keys.",
+            create,
+            _IGNORED,
+            examples=("kes key create my-key", "kes key create my-app-1 my-app-2"),
+        ),
         "import": _command(
             "NAME [BASE64]",
             "Import a key of 32 bytes.",
             import_,
             Flag("cipher", "'AES256' (the default) or 'ChaCha20'.", value="NAME"),
+            examples=("head -c 32 /dev/urandom | base64 | kes key import my-key",),
             details="Without BASE64, or with '-', the key comes from standard input, out of sight of the process list.",
         ),
-        "info": _command("NAME", "Show what is known about a key.", info, JSON, _COLOUR, _IGNORED),
-        "ls": _command("[PREFIX]", "List keys.", list_, JSON, _COLOUR, _IGNORED),
-        "list": _command("[PREFIX]", "List keys as in 2021: one JSON object per line.", list_2021),
-        "rm": _command("NAME...", "Delete keys, at once and for ever.", remove, _IGNORED),
-        "encrypt": _command("NAME MESSAGE", "Encrypt a short message.", encrypt, _IGNORED),
-        "decrypt": _command("NAME CIPHERTEXT [CONTEXT]", "Decrypt; both are base64.", decrypt, _IGNORED),
-        "dek": _command("NAME [CONTEXT]", "Make a data key; the context is base64.", derive, _IGNORED),
+        "info": _command(
+            "NAME",
+            "Show what is known about a key.",
+            info,
+            JSON,
+            _COLOUR,
+            _IGNORED,
+            examples=("kes key info my-key", "kes key info my-key --json"),
+        ),
+        "ls": _command(
+            "[PREFIX]",
+            "List keys.",
+            list_,
+            JSON,
+            _COLOUR,
+            _IGNORED,
+            examples=("kes key ls", "kes key ls my-app --json"),
+        ),
+        "list": _command(
+            "[PREFIX]", "List keys as in 2021: one JSON object per line.", list_2021, examples=("kes key list 'my-*'",)
+        ),
+        "rm": _command(
+            "NAME...", "Delete keys, at once and for ever.", remove, _IGNORED, examples=("kes key rm my-key",)
+        ),
+        "encrypt": _command(
+            "NAME MESSAGE",
+            "Encrypt a short message.",
+            encrypt,
+            _IGNORED,
+            examples=("kes key encrypt my-key 'Hello World'",),
+        ),
+        "decrypt": _command(
+            "NAME CIPHERTEXT [CONTEXT]",
+            "Decrypt; both are base64.",
+            decrypt,
+            _IGNORED,
+            examples=('kes key decrypt my-key "$CIPHERTEXT"', 'kes key decrypt my-key "$CIPHERTEXT" Y29udGV4dA=='),
+        ),
+        "dek": _command(
+            "NAME [CONTEXT]",
+            "Make a data key; the context is base64.",
+            derive,
+            _IGNORED,
+            examples=("kes key dek my-key", "kes key dek my-key Y29udGV4dA=="),
+        ),
     },
     spellings={"delete": "rm", "derive": "dek"},
 )

@@ -33,4 +33,5 @@ COMMAND = Command(
         Flag("identity", "List identities.", short="i"),
         Flag("policy", "List policies.", short="p"),
     ),
+    examples=("kes ls", "kes ls --policy", "kes ls my-app --server kes.example.com:7373"),
 )

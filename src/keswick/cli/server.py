@@ -38,4 +38,5 @@ COMMAND = Command(
         Flag("dev", "A server to try things: keys in memory, a new API key each time."),
     ),
     details="A folder with a configuration, certificates and an API key is made by 'kes init'.",
+    examples=("kes server --config config.yaml", "kes server --dev"),
 )
