@@ -87,12 +87,10 @@ def _run(words: list[str]) -> int | None:
 
 
 def _fail(message: str) -> int:
-    from keswick.cli.terminal import has_colour
+    from keswick.cli.terminal import has_colour, printable
 
     label = "\x1b[31mError: \x1b[0m" if has_colour(sys.stderr) else "Error: "
-    # One line, whatever a name or a server's answer has in it: what would move the cursor is spelled out.
-    shown = "".join(character if character.isprintable() else repr(character)[1:-1] for character in message)
-    _tell(f"{label}{shown}\n")
+    _tell(f"{label}{printable(message)}\n")
     return 1
 
 

@@ -1,7 +1,10 @@
 """Output for people and for programs: a terminal gets words, anything else plain values or JSON."""
 
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 
@@ -10,10 +13,28 @@ def is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty()
 
 
+def can_redraw(stream: TextIO | None) -> bool:
+    """Whether the stream is a terminal on which the cursor can be moved."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM") not in (None, "", "dumb")
+
+
 def has_colour(stream: TextIO | None) -> bool:
-    if stream is None or not stream.isatty():
-        return False
-    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") not in (None, "", "dumb")
+    return can_redraw(stream) and not os.environ.get("NO_COLOR")
+
+
+def printable(text: str) -> str:
+    """One line, whatever a name or a server's answer has in it: what would move the cursor is spelled out."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """For what leaves a terminal clean: it takes a moment, and another Ctrl-C must not cut it short."""
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def write_value(text: str) -> None:
