@@ -3,13 +3,14 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from keswick.cli import COMMANDS
-from keswick.cli.command import Arguments, Command, CommandError, Flag, Group, HelpWanted, parse, run_group
+from keswick.cli.command import Arguments, Command, CommandError, Flag, Group, HelpWanted, parse, run
 from keswick.cli.connection import API_KEY, CA_FILE, CERT_FILE, ENDPOINT, ENVIRONMENT, KEY_FILE
 from support.cli import COMMAND, clean_environment, kes, kes_on_terminal
 
@@ -62,13 +63,32 @@ def test_values_are_repeated_or_separated_by_commas() -> None:
 def test_a_group_without_a_command_shows_its_help() -> None:
     ran: list[str] = []
     group = Group("…", {"rm": Command("NAME", "…", lambda a: ran.append(a.path))}, spellings={"delete": "rm"})
-    run_group("key", group, ["delete", "x"])
+    run("key", group, ["delete", "x"])
     assert ran == ["kes key delete"]
     for words in ([], ["-h"], ["--help"]):
         with pytest.raises(HelpWanted, match="Usage:"):
-            run_group("key", group, words)
+            run("key", group, words)
     with pytest.raises(CommandError, match="unknown flag: --bogus"):
-        run_group("key", group, ["--bogus"])
+        run("key", group, ["--bogus"])
+
+
+def test_groups_stand_in_groups_and_tell_what_is_absent() -> None:
+    ran: list[str] = []
+    inner = Group("…", {"new": Command("", "…", lambda a: ran.append(a.path))}, absent={"old": "it has gone"})
+    group = Group("…", {"identity": inner})
+    run("tool", group, ["identity", "new"])
+    assert ran == ["kes tool identity new"]
+    for words, error in (
+        (["idenity"], "\"idenity\" is not a tool command. Did you mean 'identity'? See 'kes tool --help'"),
+        (
+            ["identity", "nwe"],
+            "\"nwe\" is not a tool identity command. Did you mean 'new'? See 'kes tool identity --help'",
+        ),
+        (["identity", "old"], "\"old\" is not a tool identity command: it has gone. See 'kes tool identity --help'"),
+    ):
+        with pytest.raises(CommandError) as caught:
+            run("tool", group, words)
+        assert str(caught.value) == error
 
 
 def test_words_that_are_missing_or_too_many() -> None:
@@ -90,22 +110,31 @@ def test_help_shows_examples_on_every_level() -> None:
     )
     for words, shown in ((["--help"], ("kes x", "kes x a 1")), (["a", "-h"], ("kes x a 1", "kes x a 2"))):
         with pytest.raises(HelpWanted) as caught:
-            run_group("x", group, words)
+            run("x", group, words)
         assert "\n\nExamples:\n" + "".join(f"    {line}\n" for line in shown) in str(caught.value)
     assert "\n\nExamples:\n    kes init" in kes().stderr
 
 
-def test_every_command_has_an_example_that_calls_it() -> None:
+def every_command() -> Iterator[tuple[str, Command]]:
+    """Each command with its path, such as `kes key create`."""
+
+    def walk(path: str, command: Command | Group) -> Iterator[tuple[str, Command]]:
+        if isinstance(command, Command):
+            yield path, command
+            return
+        if command.default is not None:
+            yield path, command.default
+        for name, one in command.commands.items():
+            yield from walk(f"{path} {name}", one)
+
     for name in COMMANDS:
-        command: Command | Group = import_module(f"keswick.cli.{name}").COMMAND
-        commands = (
-            {f"kes {name} {word}": one for word, one in command.commands.items()}
-            if isinstance(command, Group)
-            else {f"kes {name}": command}
-        )
-        for path, one in commands.items():
-            assert one.examples
-            assert all(path in example for example in one.examples)
+        yield from walk(f"kes {name}", import_module(f"keswick.cli.{name}").COMMAND)
+
+
+def test_every_command_has_an_example_that_calls_it() -> None:
+    for path, command in every_command():
+        assert command.examples, path
+        assert all(path in example for example in command.examples)
 
 
 @pytest.mark.parametrize(
@@ -122,16 +151,14 @@ def test_every_command_is_in_the_help_of_its_group() -> None:
     listed = [
         line.split()[0] for line in kes().stderr.partition("Commands:")[2].partition("Options:")[0].splitlines() if line
     ]
-    assert listed == ["server", "init", "key", "ls", "identity"]
+    assert listed == list(COMMANDS)
 
 
 def test_the_documentation_names_every_command_flag_and_variable() -> None:
     text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
-    for name in COMMANDS:
-        section = next(part for part in text.split("\n## ") if part.startswith(f"`kes {name}"))
-        command: Command | Group = import_module(f"keswick.cli.{name}").COMMAND
-        commands = command.commands if isinstance(command, Group) else {name: command}
-        words = [*commands, *(f"--{flag.name}" for one in commands.values() for flag in one.flags)]
+    for path, command in every_command():
+        section = next(part for part in text.split("\n## ") if part.startswith(f"`{' '.join(path.split()[:2])}"))
+        words = [path.split()[-1], *(f"--{flag.name}" for flag in command.flags)]
         assert [word for word in words if not re.search(rf"(?<![\w-]){word}(?![\w-])", section)] == []
     for variable in (*ENDPOINT, *API_KEY, *KEY_FILE, *CERT_FILE, *CA_FILE):
         assert f"`{variable}`" in text
@@ -214,7 +241,7 @@ def test_the_error_is_coloured_only_on_a_terminal_that_can() -> None:
         ("--version",),
         ("--help",),
         ("foo",),
-        *((name, "--help") for name in ("server", "init", "key", "ls", "identity")),
+        *((name, "--help") for name in COMMANDS),
     ],
 )
 def test_what_needs_no_server_imports_nothing_large(arguments: tuple[str, ...]) -> None:

@@ -8,15 +8,12 @@ from contextlib import suppress
 
 from keswick.cli.command import (
     HELP,
-    Command,
     CommandError,
     Flag,
-    Group,
     HelpWanted,
     parse,
     root_help,
-    run_command,
-    run_group,
+    run,
     unknown_command,
 )
 
@@ -80,10 +77,7 @@ def _run(words: list[str]) -> int | None:
         raise unknown_command(name, "kes", "kes", tuple(COMMANDS))
     from importlib import import_module
 
-    command: Command | Group = import_module(f"keswick.cli.{name}").COMMAND
-    if isinstance(command, Group):
-        return run_group(name, command, words[1:])
-    return run_command(f"kes {name}", command, words[1:])
+    return run(name, import_module(f"keswick.cli.{name}").COMMAND, words[1:])
 
 
 def _fail(message: str) -> int:

@@ -14,6 +14,8 @@ class Flag(NamedTuple):
     short: str = ""
     value: str = ""
     """What the value is called in the help; empty for a switch."""
+    choices: tuple[str, ...] = ()
+    """What a shell offers as the value."""
 
 
 class Arguments:
@@ -67,11 +69,13 @@ class Group(NamedTuple):
     """A command with commands of its own."""
 
     summary: str
-    commands: Mapping[str, Command]
+    commands: Mapping[str, "Command | Group"]
     spellings: Mapping[str, str] = {}
     """Other names of the commands, from other generations."""
     default: Command | None = None
     """What runs when the first word is none of the commands."""
+    absent: Mapping[str, str] = {}
+    """Commands of other generations that are not there, and why not."""
 
 
 HELP = Flag("help", "Print this help.", short="h")
@@ -137,23 +141,11 @@ def _take_letters(
         take(flag, None, f"-{letter}")
 
 
-def run_group(name: str, group: Group, words: list[str]) -> int | None:
-    """Find the command that the first word names and run it."""
+def run(name: str, command: Command | Group, words: list[str]) -> int | None:
+    """`name`: what the command is called behind `kes`; `words`: what follows. The exit code, None is 0."""
+    if isinstance(command, Group):
+        return _run_group(name, command, words)
     path = f"kes {name}"
-    first = words[0] if words else ""
-    chosen = group.spellings.get(first, first)
-    if chosen in group.commands:
-        return run_command(f"{path} {first}", group.commands[chosen], words[1:])
-    if first in ("-h", "-help", "--help") or (not words and group.default is None):
-        raise HelpWanted(group_help(path, group))
-    if group.default is not None:
-        return run_command(path, group.default, words)
-    if first.startswith("-"):
-        parse(words[:1], path, ())
-    raise unknown_command(first, name, path, (*group.commands, *group.spellings))
-
-
-def run_command(path: str, command: Command, words: list[str]) -> int | None:
     try:
         arguments = parse(words, path, command.flags)
     except HelpWanted:
@@ -161,11 +153,32 @@ def run_command(path: str, command: Command, words: list[str]) -> int | None:
     return command.run(arguments)
 
 
+def _run_group(name: str, group: Group, words: list[str]) -> int | None:
+    """Find the command that the first word names and run it."""
+    path = f"kes {name}"
+    first = words[0] if words else ""
+    chosen = group.spellings.get(first, first)
+    if chosen in group.commands:
+        return run(f"{name} {first}", group.commands[chosen], words[1:])
+    if first in ("-h", "-help", "--help") or (not words and group.default is None):
+        raise HelpWanted(group_help(path, group))
+    if first in group.absent:
+        raise CommandError(_with_help(f"{_no_command(first, name)}: {group.absent[first]}", path))
+    if group.default is not None:
+        return run(name, group.default, words)
+    if first.startswith("-"):
+        parse(words[:1], path, ())
+    raise unknown_command(first, name, path, (*group.commands, *group.spellings))
+
+
 def unknown_command(word: str, group: str, path: str, known: Iterable[str], otherwise: str = "") -> CommandError:
     """`otherwise`: what else the word might have been, such as ` or a file`."""
+    return CommandError(_with_help(_no_command(word, group) + otherwise + _did_you_mean(word, known), path))
+
+
+def _no_command(word: str, group: str) -> str:
     article = "an" if group.startswith(tuple("aeiou")) else "a"
-    message = f'"{word}" is not {article} {group} command{otherwise}'
-    return CommandError(_with_help(message + _did_you_mean(word, known), path))
+    return f'"{word}" is not {article} {group} command'
 
 
 def _with_help(message: str, path: str) -> str:
@@ -201,9 +214,15 @@ def group_help(path: str, group: Group) -> str:
         group.summary,
         usage,
         ("Commands", [(name, command.summary) for name, command in group.commands.items()]),
-        examples=(*default, *(example for command in group.commands.values() for example in command.examples[:1])),
+        examples=(*default, *(example for command in group.commands.values() for example in _examples(command)[:1])),
         details=group.default.details if group.default else "",
     )
+
+
+def _examples(command: Command | Group) -> tuple[str, ...]:
+    if isinstance(command, Group):
+        return tuple(example for one in command.commands.values() for example in _examples(one))
+    return command.examples
 
 
 def root_help(
