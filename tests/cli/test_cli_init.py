@@ -136,7 +136,7 @@ calls, last = 0, None
 
 def killer(event, arguments):
     global calls, last
-    if last is not None and event.startswith(("os.", "shutil.", "tempfile.")):
+    if last is not None and event.startswith(("open", "os.", "shutil.")):
         calls += 1
         if calls > last:
             last = None

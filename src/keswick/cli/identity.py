@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from keswick import pem
 from keswick.cli.command import Arguments, Command, CommandError, Flag, Group, unknown_command
-from keswick.cli.files import NewFile, write_files
 from keswick.cli.terminal import ask_password, is_terminal, write_value
+from keswick.files import NewFile, write_files
 from keswick.identity import APIKey, identity_of, self_signed
 
 if TYPE_CHECKING:

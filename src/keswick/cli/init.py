@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keswick.cli.command import Arguments, Command, CommandError, Flag
-from keswick.cli.files import NewFile, sync_folder, write_files
+from keswick.files import NewFile, sync_folder, write_files
 from keswick.identity import APIKey, is_dns_name, self_signed
 
 if TYPE_CHECKING:
