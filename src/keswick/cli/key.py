@@ -4,26 +4,25 @@ import base64
 import binascii
 import os
 import re
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from keswick.cli.command import Arguments, Command, CommandError, Flag, Group
 from keswick.cli.connection import INSECURE, connect, failing
-from keswick.cli.terminal import has_colour, is_terminal, to_json, write_value
-
-JSON = Flag("json", "Print JSON.")
-_IGNORED = Flag("enclave", "Accepted and ignored, as the original does.", short="e", value="NAME")
-_COLOUR = Flag("color", "'always', 'auto' (the default) or 'never'.", value="WHEN")
+from keswick.cli.input import read_bytes, read_word
+from keswick.cli.output import COLOUR, ENCLAVE, JSON, date, labelled, print_names, wants_colour
+from keswick.cli.progress import Progress
+from keswick.cli.terminal import is_terminal, printable, to_json, write_value
 
 
 def create(arguments: Arguments) -> None:
     arguments.word(0, "key name")
     for name in arguments.words:
         _refuse_key_as_name(name)
-    with connect(arguments) as client:
+    with connect(arguments) as client, Progress("Creating keys", len(arguments.words)) as progress:
         for name in arguments.words:
             with failing(f'failed to create key "{name}"'):
                 client.create_key(name)
+            progress.advance()
 
 
 def import_(arguments: Arguments) -> None:
@@ -31,13 +30,9 @@ def import_(arguments: Arguments) -> None:
     name = arguments.word(0, "key name")
     _refuse_key_as_name(name)
     text = arguments.words[1] if len(arguments.words) > 1 else "-"
-    if text == "-":
-        if sys.stdin is None or (sys.stdin.isatty() and len(arguments.words) < 2):
-            arguments.fail("no crypto key specified")
-        text = sys.stdin.buffer.read(65536).decode("ascii", "replace").strip()
     if not text:
         arguments.fail("no crypto key specified")
-    key = _base64(arguments, text, "key")
+    key = _base64(arguments, text, "crypto key", "key")
     if len(key) != 32:
         arguments.fail(f"invalid key: 32 bytes are needed, not {len(key)}")
     cipher = _cipher(arguments)
@@ -48,16 +43,15 @@ def import_(arguments: Arguments) -> None:
 def info(arguments: Arguments) -> None:
     name = arguments.word(0, "key name")
     arguments.at_most(1)
-    _colour(arguments)
+    wants_colour(arguments)  # there is none, but a wrong word is told
     with connect(arguments) as client, failing(f'failed to describe key "{name}"'):
         key = client.describe_key(name)
     fields = {"name": key.name, "algorithm": key.algorithm, "created_at": key.created_at, "created_by": key.created_by}
     if arguments.has("json"):
         print(to_json({field: value for field, value in fields.items() if value}))
         return
-    date = re.sub(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d).*", r"\1 \2", key.created_at)
-    rows = (("Name", key.name), ("Algorithm", key.algorithm), ("Date", date), ("Owner", key.created_by))
-    write_value("\n".join(f"{label:<11} {value}" for label, value in rows if value))
+    rows = (("Name", key.name), ("Algorithm", key.algorithm), ("Date", date(key.created_at)), ("Owner", key.created_by))
+    write_value(labelled(*rows))
 
 
 def list_(arguments: Arguments) -> None:
@@ -71,15 +65,16 @@ def list_2021(arguments: Arguments) -> None:
     arguments.at_most(1)
     with connect(arguments) as client, failing("failed to list keys"):
         for name in client.list_keys("".join(arguments.words)):
-            print(name if is_terminal() else to_json({"name": name}))
+            print(printable(name) if is_terminal() else to_json({"name": name}))
 
 
 def remove(arguments: Arguments) -> None:
     arguments.word(0, "key name")
-    with connect(arguments) as client:
+    with connect(arguments) as client, Progress("Deleting keys", len(arguments.words)) as progress:
         for name in arguments.words:
             with failing(f'failed to delete key "{name}"'):
                 client.delete_key(name)
+            progress.advance()
 
 
 def encrypt(arguments: Arguments) -> None:
@@ -87,7 +82,8 @@ def encrypt(arguments: Arguments) -> None:
     if len(arguments.words) < 2:
         arguments.fail("no message specified")
     arguments.at_most(2)
-    message = os.fsencode(arguments.words[1])
+    word = arguments.words[1]
+    message = read_bytes(arguments, "message") if word == "-" else os.fsencode(word)
     with connect(arguments) as client, failing("failed to encrypt message"):
         ciphertext = client.encrypt(name, message)
     _print_secrets(ciphertext=ciphertext)
@@ -95,7 +91,11 @@ def encrypt(arguments: Arguments) -> None:
 
 def decrypt(arguments: Arguments) -> None:
     name = arguments.word(0, "key name")
-    ciphertext = _base64(arguments, arguments.word(1, "ciphertext"), "ciphertext")
+    text = arguments.word(1, "ciphertext")
+    arguments.at_most(3)
+    if text == "-" and arguments.words[2:] == ["-"]:
+        arguments.fail("only one of ciphertext and context can be on standard input")
+    ciphertext = _base64(arguments, text, "ciphertext")
     context = _context(arguments, 2)
     with connect(arguments) as client, failing("failed to decrypt ciphertext"):
         plaintext = client.decrypt(name, ciphertext, context)
@@ -108,22 +108,6 @@ def derive(arguments: Arguments) -> None:
     with connect(arguments) as client, failing("failed to derive key"):
         key = client.generate_key(name, context)
     _print_secrets(plaintext=key.plaintext, ciphertext=key.ciphertext)
-
-
-def print_names(header: str, names: Iterable[str], arguments: Arguments) -> None:
-    """A list under its header; as JSON an array, null when it is empty."""
-    names, colour = list(names), _colour(arguments)
-    if arguments.has("json"):
-        print(to_json(names or None))
-    elif names:
-        print("\n".join([f"\x1b[4m{header}\x1b[0m" if colour else header, *names]))
-
-
-def _colour(arguments: Arguments) -> bool:
-    when = (arguments.value("color") or "auto").lower()
-    if when not in ("always", "auto", "never"):
-        arguments.fail(f'invalid argument "{when}" for "--color" flag: invalid color option')
-    return when == "always" or (when == "auto" and has_colour(sys.stdout))
 
 
 def _print_secrets(**values: bytes) -> None:
@@ -142,9 +126,12 @@ def _context(arguments: Arguments, index: int) -> bytes:
     return _base64(arguments, arguments.words[index], "context") if len(arguments.words) > index else b""
 
 
-def _base64(arguments: Arguments, text: str, what: str) -> bytes:
+def _base64(arguments: Arguments, text: str, what: str, short: str = "") -> bytes:
+    """The bytes of an argument or of standard input. `what` it is called when missing, and `short` when wrong."""
     from keswick.encoding import b64decode_go
 
+    if text == "-":
+        text = read_word(arguments, what)
     try:
         return b64decode_go(text)
     except ValueError:
@@ -152,7 +139,8 @@ def _base64(arguments: Arguments, text: str, what: str) -> bytes:
         whole = re.match(r"(?:[A-Za-z0-9+/]{4})*", text)
         start = whole.end() if whole else 0
         wrong = re.search(r"[^A-Za-z0-9+/]", text[start:])
-        arguments.fail(f"invalid {what}: illegal base64 data at input byte {start + (wrong.start() if wrong else 0)}")
+        place = start + (wrong.start() if wrong else 0)
+        arguments.fail(f"invalid {short or what}: illegal base64 data at input byte {place}")
 
 
 def _cipher(arguments: Arguments) -> str:
@@ -190,6 +178,8 @@ def _command(
     return Command(arguments, summary, run, (INSECURE, *flags), details, examples)
 
 
+_FROM_INPUT = "With '-' as {}, it comes from standard input."
+
 COMMAND = Group(
     "Create, use and manage keys.",
     {
@@ -197,14 +187,14 @@ COMMAND = Group(
             "NAME...",
             "Create keys.",
             create,
-            _IGNORED,
+            ENCLAVE,
             examples=("kes key create my-key", "kes key create my-app-1 my-app-2"),
         ),
         "import": _command(
             "NAME [BASE64]",
             "Import a key of 32 bytes.",
             import_,
-            Flag("cipher", "'AES256' (the default) or 'ChaCha20'.", value="NAME"),
+            Flag("cipher", "'AES256' (the default) or 'ChaCha20'.", value="NAME", choices=("AES256", "ChaCha20")),
             examples=("head -c 32 /dev/urandom | base64 | kes key import my-key",),
             details="Without BASE64, or with '-', the key comes from standard input, out of sight of the process list.",
         ),
@@ -213,8 +203,8 @@ COMMAND = Group(
             "Show what is known about a key.",
             info,
             JSON,
-            _COLOUR,
-            _IGNORED,
+            COLOUR,
+            ENCLAVE,
             examples=("kes key info my-key", "kes key info my-key --json"),
         ),
         "ls": _command(
@@ -222,36 +212,39 @@ COMMAND = Group(
             "List keys.",
             list_,
             JSON,
-            _COLOUR,
-            _IGNORED,
+            COLOUR,
+            ENCLAVE,
             examples=("kes key ls", "kes key ls my-app --json"),
         ),
         "list": _command(
             "[PREFIX]", "List keys as in 2021: one JSON object per line.", list_2021, examples=("kes key list 'my-*'",)
         ),
         "rm": _command(
-            "NAME...", "Delete keys, at once and for ever.", remove, _IGNORED, examples=("kes key rm my-key",)
+            "NAME...", "Delete keys, at once and for ever.", remove, ENCLAVE, examples=("kes key rm my-key",)
         ),
         "encrypt": _command(
             "NAME MESSAGE",
             "Encrypt a short message.",
             encrypt,
-            _IGNORED,
-            examples=("kes key encrypt my-key 'Hello World'",),
+            ENCLAVE,
+            examples=("kes key encrypt my-key 'Hello World'", "kes key encrypt my-key - <secret.txt"),
+            details=_FROM_INPUT.format("MESSAGE"),
         ),
         "decrypt": _command(
             "NAME CIPHERTEXT [CONTEXT]",
             "Decrypt; both are base64.",
             decrypt,
-            _IGNORED,
+            ENCLAVE,
             examples=('kes key decrypt my-key "$CIPHERTEXT"', 'kes key decrypt my-key "$CIPHERTEXT" Y29udGV4dA=='),
+            details=_FROM_INPUT.format("CIPHERTEXT or CONTEXT"),
         ),
         "dek": _command(
             "NAME [CONTEXT]",
             "Make a data key; the context is base64.",
             derive,
-            _IGNORED,
+            ENCLAVE,
             examples=("kes key dek my-key", "kes key dek my-key Y29udGV4dA=="),
+            details=_FROM_INPUT.format("CONTEXT"),
         ),
     },
     spellings={"delete": "rm", "derive": "dek"},

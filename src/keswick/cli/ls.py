@@ -2,13 +2,16 @@
 
 from keswick.cli.command import Arguments, Command, CommandError, Flag
 from keswick.cli.connection import INSECURE, connect, failing
-from keswick.cli.key import JSON, print_names
+from keswick.cli.input import read_word
+from keswick.cli.output import JSON, print_names
 
 
 def ls(arguments: Arguments) -> None:
     if len(arguments.words) > 1:
         raise CommandError("too many arguments")
     prefix = "".join(arguments.words)
+    if arguments.value("api-key") == "-":
+        arguments.flags["api-key"] = [read_word(arguments, "API key")]
     with connect(arguments) as client:
         if arguments.has("policy"):
             header, call = "Policy", client.list_policies
@@ -26,12 +29,17 @@ COMMAND = Command(
     "List keys, policies or identities.",
     ls,
     (
-        Flag("api-key", "The API key to use; better set KES_API_KEY.", short="a", value="KEY"),
+        Flag(
+            "api-key",
+            "The API key to use, '-' to read it from standard input; better set KES_API_KEY.",
+            short="a",
+            value="KEY",
+        ),
         Flag("server", "The server's endpoint.", short="s", value="HOST:PORT"),
         INSECURE,
         JSON,
         Flag("identity", "List identities.", short="i"),
         Flag("policy", "List policies.", short="p"),
     ),
-    examples=("kes ls", "kes ls --policy", "kes ls my-app --server kes.example.com:7373"),
+    examples=("kes ls", "kes ls --policy", "kes ls my-app --server kes.example.com:7373 --api-key - <admin.apikey"),
 )
