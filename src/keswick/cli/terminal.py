@@ -29,17 +29,79 @@ def printable(text: str) -> str:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """For what leaves a terminal clean: it takes a moment, and another Ctrl-C must not cut it short."""
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """For what changes or restores a terminal: it takes a moment, and a Ctrl-C has to wait that long."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler == signal.SIG_IGN:
+        yield
+        return
+    interrupts: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, handler)
+    if interrupts:
+        signal.raise_signal(signal.SIGINT)
 
 
 def write_value(text: str) -> None:
     """One value; a program gets it without a newline behind it."""
     print(text, end="\n" if is_terminal() else "")
+
+
+def columns() -> int:
+    """How wide standard output is now, if it is a terminal; else 80."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    except OSError:
+        return 80
+
+
+def fit(text: str, width: int) -> str:
+    """The text in exactly so many columns: padded, or cut with an ellipsis."""
+    if text.isascii():
+        return text.ljust(width) if len(text) <= width else text[: width - 1] + "…"
+    from rich.cells import cell_len, set_cell_size
+
+    return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
+
+
+def short_duration(seconds: float) -> str:
+    """How long something took, in two or three digits: `250µs`, `1.5ms`, `12ms`, `3.1s`, `2m5s`."""
+    if seconds >= 60:
+        from keswick.config import duration
+
+        return duration.format(round(seconds))
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            value = seconds / size
+            return (f"{value:.1f}".removesuffix(".0") if value < 10 else f"{value:.0f}") + unit
+    return f"{seconds * 1e9:.0f}ns" if seconds > 0 else "0s"
+
+
+def uptime(seconds: float) -> str:
+    """How long a server runs: `44 seconds`, `5 minutes`, `23 hours`, `2 days 3 hours`."""
+    whole = int(seconds)
+    if whole <= 60:
+        return f"{whole} seconds"
+    if whole < 3600:
+        return _counted(whole // 60, "minute")
+    if whole <= 24 * 3600:
+        return _counted(whole // 3600, "hour")
+    return f"{_counted(whole // 86400, 'day')} {_counted(whole // 3600 % 24, 'hour')}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def size(count: float) -> str:
+    """Bytes, in decimal units: `589.8KB`, `4.5MB`."""
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if count < 1000:
+            break
+        count /= 1000
+    return f"{count:.0f}B" if unit == "B" else f"{count:.1f}{unit}"
 
 
 def to_json(value: object) -> str:
