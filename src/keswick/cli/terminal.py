@@ -1,5 +1,6 @@
 """Output for people and for programs: a terminal gets words, anything else plain values or JSON."""
 
+import math
 import os
 import signal
 import sys
@@ -97,11 +98,13 @@ def _counted(number: int, what: str) -> str:
 
 def size(count: float) -> str:
     """Bytes, in decimal units: `589.8KB`, `4.5MB`."""
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if count < 1000:
-            break
-        count /= 1000
-    return f"{count:.0f}B" if unit == "B" else f"{count:.1f}{unit}"
+    if count < 1000:
+        return f"{count:.0f}B"
+    power = min(int(math.log10(count)) // 3, len(_UNITS) - 1)
+    return f"{count / 1000**power:.1f}{_UNITS[power]}"
+
+
+_UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
 def to_json(value: object) -> str:
