@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # all install into one environment
-.PHONY: help run test check bench lock clean
+.PHONY: help run test check docs bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -28,7 +28,7 @@ run: $(STAMPS)/native ## build, and start a server whose keys survive in the fol
 	@echo
 	@$(BIN)/kes server --config run/config.yaml $(RUN_ARGS)
 
-test: $(STAMPS)/native $(STAMPS)/test ## build, and run the tests (PYTEST_ARGS go to pytest)
+test: $(STAMPS)/native $(STAMPS)/test $(STAMPS)/docs ## build, and run the tests (PYTEST_ARGS go to pytest)
 	@for program in curl openssl; do command -v $$program >/dev/null || { echo "The tests call $$program, and there is none" \
 		"on the PATH. On Debian and Ubuntu: apt install $$program"; exit 1; }; done
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -46,6 +46,12 @@ check: $(STAMPS)/check ## lint, types, formats, locks, hygiene
 
 FOREIGN := '(^|[^A-Za-z0-9._-])/(work|farm|root)/|pypi[.]org|python[h]osted|(static|index)[.]crates[.]io|proxy[.]golang[.]org|registry[.]npmjs|repo1?[.]maven|deb[.]debian[.]org'
 
+# The tests build the site, too, and look whether the generated parts of the pages are as the code says.
+docs: $(STAMPS)/native $(STAMPS)/docs ## write the generated parts of docs/*.md, and build the site: docs/_build/html/index.html
+	$(BIN)/python docs/generate.py
+	@rm -rf docs/_build
+	$(BIN)/python -m sphinx -q -W --keep-going -c docs -d docs/_build/doctrees . docs/_build/html
+
 bench: $(STAMPS)/native $(STAMPS)/bench ## measure against nginx (BENCH_ARGS=--quick for a look)
 	cargo build --release --locked -p keswick-load
 	$(BIN)/python bench/run.py $(BENCH_ARGS)
@@ -55,7 +61,7 @@ lock: $(STAMPS)/check ## resolve the dependencies anew, to their newest versions
 	cargo update
 
 clean: ## remove what was built; the server's folder run/ stays
-	rm -rf $(VENV) target dist build src/keswick/_native*.so
+	rm -rf $(VENV) target dist build docs/_build src/keswick/_native*.so
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # --- the environment: one stamp for each set of packages, and one for the native part ---------------------------------

@@ -1,0 +1,121 @@
+"""Writes what the code knows into the pages: the commands, and the keys of the configuration file.
+
+A page marks each place, from `<!-- generated: configuration tls -->` to `<!-- end -->`, so that it is whole wherever it
+is read. With --check nothing is written, and a page that is not as it would be written is an error.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+from keswick.cli import COMMANDS  # noqa: E402 - the line above makes it known
+from keswick.cli.command import Command, Group  # noqa: E402
+from keswick.config.reference import REFERENCE, Key  # noqa: E402
+
+PLACE = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main(arguments: Sequence[str]) -> str | None:
+    """What is wrong, for `sys.exit`."""
+    parts = {"commands": commands()}
+    parts |= {f"configuration {section}".rstrip(): configuration(keys) for section, keys in REFERENCE.items()}
+    texts = {part: "\n".join(("", *lines, "")) for part, lines in parts.items()}
+    pages = {page: page.read_text() for page in sorted((ROOT / "docs").glob("*.md"))}
+    places = [place[2] for text in pages.values() for place in PLACE.finditer(text)]
+    if sorted(places) != sorted(parts):
+        wrong = set(places) ^ set(parts) or {place for place in places if places.count(place) > 1}
+        return f"There must be one place in docs/*.md for each of {', '.join(parts)}; look at: {', '.join(wrong)}"
+    written = {
+        page: PLACE.sub(lambda place: place[1] + texts[place[2]] + place[3], text) for page, text in pages.items()
+    }
+    stale = [page for page in pages if written[page] != pages[page]]
+    if "--check" in arguments and stale:
+        return f"{', '.join(str(page.relative_to(ROOT)) for page in stale)}: not as the code says; run 'make docs'"
+    for page in stale:
+        page.write_text(written[page])
+    return None
+
+
+# --- the configuration file ---
+
+
+def configuration(keys: Sequence[Key]) -> Iterator[str]:
+    yield "| key | what to write | default | meaning |"
+    yield "|---|---|---|---|"
+    for key in keys:
+        yield f"| `{key.name}` | {_value(key)} | {_default(key)} | {_meaning(key)} |"
+    yield ""
+
+
+def _value(key: Key) -> str:
+    if key.value.startswith("`"):  # all that can be written
+        return key.value
+    examples = [key.example] if isinstance(key.example, str) else key.example
+    return f"{key.value}, such as {' and '.join(f'`{example}`' for example in examples)}"
+
+
+def _default(key: Key) -> str:
+    if key.needed is not None:
+        return f"required with `{key.needed}`" if key.needed else "required"
+    return f"`{key.default}`" if key.default else key.otherwise
+
+
+def _meaning(key: Key) -> str:
+    notes = ["not in the original"] if key.own else []
+    if key.since != "0.1.0":
+        notes.append(f"since {key.since}")
+    return f"{key.meaning} ({', '.join(notes)})" if notes else key.meaning
+
+
+# --- the commands ---
+
+
+def commands() -> Iterator[str]:
+    for name in COMMANDS:
+        yield from _entry(f"kes {name}", import_module(f"keswick.cli.{name}").COMMAND, level=2)
+
+
+def _entry(path: str, command: Command | Group, *, level: int) -> Iterator[str]:
+    yield from (f"{'#' * level} `{path}`", "", _text(command.summary), "")
+    if isinstance(command, Command):
+        yield from _command(path, command)
+        return
+    if command.default is not None:
+        yield from _command(path, command.default)
+    for spelling, meant in command.spellings.items():
+        yield from (f"`{path} {spelling}` is `{path} {meant}`.", "")
+    for reason in dict.fromkeys(command.absent.values()):
+        words = ", ".join(f"`{path} {word}`" for word, why in command.absent.items() if why == reason)
+        yield from (f"{words}: {_text(reason)}", "")
+    for word, inner in command.commands.items():
+        yield from _entry(f"{path} {word}", inner, level=min(level + 1, 4))
+
+
+def _command(path: str, command: Command) -> Iterator[str]:
+    options = "[options]" if command.flags else ""
+    yield from ("```text", " ".join(filter(None, (path, options, command.arguments))), "```", "")
+    if command.details:
+        yield from (_text(command.details), "")
+    if command.flags:
+        yield from ("| option | meaning |", "|---|---|")
+        for flag in command.flags:
+            spelling = f"`--{flag.name} {flag.value}".rstrip() + "`" + (f", `-{flag.short}`" if flag.short else "")
+            yield f"| {spelling.replace('|', chr(92) + '|')} | {_text(flag.help)} |"
+        yield ""
+    if command.examples:
+        yield from ("```sh", *command.examples, "```", "")
+
+
+def _text(words: str) -> str:
+    """What helps show is plain text, in which 'quotes' stand around what is to be typed."""
+    escaped = re.sub(r"[\\`*<>|\[\]]", r"\\\g<0>", words)
+    return re.sub(r"(?<!\w)'([^']+)'(?!\w)", lambda quoted: "`" + re.sub(r"\\(.)", r"\1", quoted[1]) + "`", escaped)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
