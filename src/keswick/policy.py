@@ -12,7 +12,7 @@ glob when it has others.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 _SPECIAL = frozenset("*?[\\")
@@ -66,6 +66,12 @@ class Policy:
 def check(rule: str) -> None:
     """Raise PatternError if `rule` is not a pattern."""
     _glob_regex(rule)
+
+
+def glob(pattern: str) -> Callable[[str], bool]:
+    """A test whether a text matches `pattern`, read as a glob. Raises PatternError."""
+    match = re.compile(_glob_regex(pattern)).match
+    return lambda text: match(text) is not None
 
 
 def is_prefix(rule: str) -> bool:

@@ -22,6 +22,7 @@ COMMANDS = {
     "init": "Set up a folder with everything a first server needs.",
     "key": "Create, use and manage keys.",
     "ls": "List keys, policies or identities.",
+    "migrate": "Move keys from one key store to another.",
     "identity": "Make API keys and certificates, and compute identities.",
 }
 """Every command with its summary; `keswick.cli.<name>.COMMAND` is the command or group itself."""

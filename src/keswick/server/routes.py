@@ -103,6 +103,9 @@ SKIPPABLE = frozenset({"/version", "/v1/ready", "/v1/status", "/v1/metrics", "/v
 """The routes that `api.<path>.skip_auth` may open to callers without a certificate: they show no key and change
 nothing."""
 
+APIS = {route.path: route.path in SKIPPABLE for route in ROUTES}
+"""What the reader of a configuration has to know of the routes: their paths, and which `skip_auth` may open."""
+
 
 def timeouts(config: Config) -> tuple[float, ...]:
     """The time limits of the routes in seconds, 0 for none, by index; the last one is for requests without a route."""

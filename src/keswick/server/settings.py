@@ -8,7 +8,7 @@ from keswick.identity import APIKey
 from keswick.server import tls
 from keswick.server.addresses import to_bind
 from keswick.server.options import ServerOptions
-from keswick.server.routes import ROUTES, SKIPPABLE
+from keswick.server.routes import APIS, ROUTES
 
 
 def configured(options: ServerOptions) -> Config:
@@ -18,7 +18,7 @@ def configured(options: ServerOptions) -> Config:
             "no configuration given: name a file with '--config FILE', make one with 'kes init FOLDER', "
             "or try a server that forgets everything with '--dev'"
         )
-    config = load(options.config, apis={route.path: route.path in SKIPPABLE for route in ROUTES})
+    config = load(options.config, apis=APIS)
     if config.tls is not None and config.tls.proxy.identities:
         raise ConfigError("tls.proxy: this version does not take forwarded certificates; remove 'tls.proxy.identities'")
     if config.tls is not None and (options.key or options.cert):
