@@ -9,7 +9,7 @@ from collections.abc import Callable
 from keswick.cli.command import Arguments, Command, CommandError, Flag, Group
 from keswick.cli.connection import INSECURE, connect, failing
 from keswick.cli.input import read_bytes, read_word
-from keswick.cli.output import COLOUR, ENCLAVE, JSON, date, labelled, print_names, wants_colour
+from keswick.cli.output import COLOUR, ENCLAVE, JSON, date, known, labelled, print_names, wants_colour
 from keswick.cli.progress import Progress
 from keswick.cli.terminal import is_terminal, printable, to_json, write_value
 
@@ -46,9 +46,9 @@ def info(arguments: Arguments) -> None:
     wants_colour(arguments)  # there is none, but a wrong word is told
     with connect(arguments) as client, failing(f'failed to describe key "{name}"'):
         key = client.describe_key(name)
-    fields = {"name": key.name, "algorithm": key.algorithm, "created_at": key.created_at, "created_by": key.created_by}
     if arguments.has("json"):
-        print(to_json({field: value for field, value in fields.items() if value}))
+        about = known(algorithm=key.algorithm, created_at=key.created_at, created_by=key.created_by)
+        print(to_json({"name": key.name, **about}))
         return
     rows = (("Name", key.name), ("Algorithm", key.algorithm), ("Date", date(key.created_at)), ("Owner", key.created_by))
     write_value(labelled(*rows))

@@ -42,10 +42,14 @@ def labelled(*rows: tuple[str, str]) -> str:
     return "\n".join(f"{label:<11} {value}" for label, value in rows if value)
 
 
-def rules(allow: Iterable[str], deny: Iterable[str]) -> dict[str, dict[str, dict[str, str]]]:
-    """The rules of a policy as the API of today has them in JSON: objects whose keys are the rules."""
-    both = (("allow", allow), ("deny", deny))
-    return {name: {rule: {} for rule in found} for name, found in both if found}
+def known(**fields: object) -> dict[str, object]:
+    """Fields for JSON, without those that are empty because the server does not tell them."""
+    return {name: value for name, value in fields.items() if value not in ("", {})}
+
+
+def rules(patterns: Iterable[str]) -> dict[str, dict[str, object]]:
+    """The rules of a policy as the API of today has them in JSON: an object whose keys are the patterns."""
+    return {pattern: {} for pattern in patterns}
 
 
 def date(text: str, *, local: bool = False) -> str:

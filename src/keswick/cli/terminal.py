@@ -107,11 +107,12 @@ def size(count: float) -> str:
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
-def to_json(value: object) -> str:
-    """One line as the original writes it: no spaces, and `<`, `>`, `&` escaped."""
+def to_json(value: object, *, indented: bool = False) -> str:
+    """One line as the original writes it: no spaces, and `<`, `>`, `&` escaped; or lines, indented by two spaces."""
     import json
 
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    indent, colon = (2, ": ") if indented else (None, ":")
+    text = json.dumps(value, separators=(",", colon), ensure_ascii=False, indent=indent)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

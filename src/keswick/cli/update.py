@@ -1,0 +1,34 @@
+"""`kes update`: how to get another version. The original replaces its own file; here that is what pip is for."""
+
+import shlex
+import sys
+
+from keswick.cli.command import Arguments, Command, Flag
+from keswick.cli.connection import INSECURE
+
+
+def update(arguments: Arguments) -> None:
+    arguments.at_most(1)
+    version = "".join(arguments.words)
+    wanted = f"version {version}" if version not in ("", "latest") else "the version you want"
+    print(
+        f"This program does not replace itself: pip does. In a checkout of the project, at {wanted}:\n\n"
+        f"    {shlex.quote(sys.executable)} -m pip install --upgrade .\n\n"
+        "Servers that run go on with what they have; start them again, one after the other."
+    )
+
+
+COMMAND = Command(
+    "[VERSION]",
+    "Tell how to upgrade.",
+    update,
+    (
+        INSECURE,
+        Flag("downgrade", "Accepted and ignored, as the flags below: the original's.", short="d"),
+        Flag("output", "", short="o", value="FILE"),
+        Flag("os", "", value="NAME"),
+        Flag("arch", "", value="NAME"),
+        Flag("minisign-key", "", value="KEY"),
+    ),
+    examples=("kes update",),
+)
