@@ -3,7 +3,6 @@
 import json
 import re
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +67,8 @@ def test_key_calls_are_sent_as_the_servers_read_them(tmp_path: Path) -> None:
             assert client.hmac("k", b"m") == b"h"
         assert server.calls == [
             "POST /v1/key/create/k",
-            'POST /v1/key/import/k {"key": "a2V5", "cipher": "ChaCha20"}',
+            'POST /v1/key/import/k {"key": "a2V5", "cipher": "ChaCha20", '
+            '"bytes": "a2V5", "algorithm": "XCHACHA20-POLY1305"}',
             "DELETE /v1/key/delete/k",
             "GET /v1/key/describe/k",
             'POST /v1/key/encrypt/k {"plaintext": "cA==", "context": "eA=="}',
@@ -160,7 +160,7 @@ def test_identities_policies_and_the_server_itself(tmp_path: Path) -> None:
         status = client.status()
         assert (status.uptime, status.keystore_unreachable, status.num_cpu) == (7, True, 0)
         client.ready()
-        assert client.describe_policy("p").allow == ("/v1/key/create/*",)
+        assert client.read_policy("p").allow == ("/v1/key/create/*",)
         assert list(client.list_identities()) == [me, other]
         assert client.describe_identity(other).policy == "p"
         info, policy = client.describe_self()
@@ -272,7 +272,9 @@ def test_a_ca_file_is_all_that_is_trusted(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_folder_of_authorities(tmp_path: Path) -> None:
     with fake_server(tmp_path) as server:
         (tmp_path / "empty").mkdir()
-        with Client(server.endpoint, ca_file=tmp_path / "empty") as client, pytest.raises(ServerNotTrusted):
+        with pytest.raises(ValueError, match="no PEM certificate to trust"):
+            Client(server.endpoint, ca_file=tmp_path / "empty")
+        with Client(server.endpoint, ca_file=tmp_path) as client:
             client.ready()
 
 
@@ -320,14 +322,14 @@ def test_when_no_endpoint_answers_each_is_named() -> None:
 def test_what_must_not_be_done_twice_is_not_sent_twice(tmp_path: Path) -> None:
     with (
         fake_server(tmp_path, lambda *_: Answer(silent=True)) as server,
-        Client([server.endpoint, server.endpoint], ca_file=server.ca_file) as client,
+        Client([server.endpoint, f"127.0.0.1:{free_port()}"], ca_file=server.ca_file, retries=1) as client,
     ):
-        with pytest.raises(ConnectionFailed, match="without an answer"):
+        with pytest.raises(ConnectionFailed, match=r"without an answer\Z"):
             client.create_key("k")
-        assert len(server.calls) == 1
+        assert server.calls == ["POST /v1/key/create/k"]
         with pytest.raises(ConnectionFailed, match="no server answers"):
             client.ready()
-        assert len(server.calls) == 3
+        assert server.calls[1:] == ["GET /v1/ready"] * 2
 
 
 def test_a_connection_that_ended_while_idle_is_replaced(tmp_path: Path) -> None:
@@ -344,7 +346,7 @@ def test_a_reply_that_breaks_off_is_not_taken_for_whole(tmp_path: Path) -> None:
     with (
         fake_server(tmp_path, lambda *_: Answer(body=b"{}", missing=1)) as server,
         Client(server.endpoint, ca_file=server.ca_file) as client,
-        pytest.raises(ConnectionFailed, match="IncompleteRead"),
+        pytest.raises(ConnectionFailed, match="closed the connection"),
     ):
         client.status()
 
@@ -478,20 +480,3 @@ def test_credentials_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         Client(cert=tmp_path / "gone.crt", key=key)
     with pytest.raises(FileNotFoundError, match=r"gone\.crt"):
         Client(ca_file=tmp_path / "gone.crt")
-
-
-def test_private_keys_go_through_no_file_that_others_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without memfd the key passes through a file of mode 0600 that is gone afterwards."""
-    seen: list[tuple[int, Path]] = []
-    load = ssl.SSLContext.load_cert_chain
-
-    def watched(self: ssl.SSLContext, path: str) -> None:
-        seen.append((Path(path).stat().st_mode & 0o777, Path(path)))
-        load(self, path)
-
-    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", watched)
-    monkeypatch.delattr("os.memfd_create")
-    Client(api_key=API_KEY)
-    ((mode, path),) = seen
-    assert mode == 0o600
-    assert not path.exists()

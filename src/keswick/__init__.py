@@ -1,3 +1,51 @@
-"""Keswick, a key encryption server."""
+"""Keswick, a key encryption server, and its client.
+
+from keswick import Client
+
+with Client("https://127.0.0.1:7373", api_key="kes:v1:…", ca_file="server.crt") as client:
+    data_key = client.generate_key("my-key")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keswick.client import (
+        APIError,
+        AsyncClient,
+        Client,
+        ClientRefused,
+        ConnectionFailed,
+        DataKey,
+        DecryptionFailed,
+        KeyExists,
+        KeyNotFound,
+        KeyStoreUnreachable,
+        NotAllowed,
+        ServerNotTrusted,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "APIError",
+    "AsyncClient",
+    "Client",
+    "ClientRefused",
+    "ConnectionFailed",
+    "DataKey",
+    "DecryptionFailed",
+    "KeyExists",
+    "KeyNotFound",
+    "KeyStoreUnreachable",
+    "NotAllowed",
+    "ServerNotTrusted",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    """The client is imported when it is asked for: the server has no use for it."""
+    if name in __all__:
+        return getattr(import_module("keswick.client"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,6 @@ if TYPE_CHECKING:
     from keswick.client import Client
 
 # The client library is imported late: `kes key --help` has no use for TLS.
-
-ENDPOINT = ("MINIO_KES_SERVER", "KES_SERVER", "MINIO_KMS_KES_ENDPOINT")
-API_KEY = ("MINIO_KES_API_KEY", "KES_API_KEY", "MINIO_KMS_KES_API_KEY")
-KEY_FILE = ("MINIO_KES_KEY_FILE", "KES_CLIENT_KEY", "MINIO_KES_CLIENT_KEY", "KES_CLIENT_TLS_KEY_FILE")
-CERT_FILE = ("MINIO_KES_CERT_FILE", "KES_CLIENT_CERT", "MINIO_KES_CLIENT_CERT", "KES_CLIENT_TLS_CERT_FILE")
-"""The variables of one setting; the first that is set counts, even if it is empty."""
-CA_FILE = ("KES_CA_FILE",)
 
 ENVIRONMENT = (
     ("KES_SERVER", "The server, or several that share a key store: HOST:PORT[,HOST:PORT...]."),
@@ -37,13 +31,27 @@ docs/cli.md tells more.
 INSECURE = Flag("insecure", "Do not verify the server's certificate.", short="k")
 
 
-def connect(arguments: Arguments) -> "Client":
-    """A client as the environment and the flags `--server`, `--api-key` and `--insecure` say. Raises CommandError."""
-    from keswick.client import DEFAULT_ENDPOINT, Client
+def endpoints(arguments: Arguments) -> list[str]:
+    """The servers that the flag `--server` or the environment names. Raises CommandError if there is none."""
+    from keswick.client import DEFAULT_ENDPOINT, environment
 
-    endpoint = arguments.value("server") or _setting(ENDPOINT) or DEFAULT_ENDPOINT
-    api_key = arguments.value("api-key") or _setting(API_KEY)
-    key, cert, ca_file = _setting(KEY_FILE), _setting(CERT_FILE), _setting(CA_FILE)
+    text = arguments.value("server") or environment.read(os.environ).endpoints or DEFAULT_ENDPOINT
+    found = [part.strip() for part in text.split(",") if part.strip()]
+    if not found:
+        raise CommandError("no endpoint given")
+    return found
+
+
+def connect(arguments: Arguments, *only: str) -> "Client":
+    """A client as the environment and the flags `--server`, `--api-key` and `--insecure` say. Raises CommandError.
+
+    `only`: for these of the endpoints.
+    """
+    from keswick.client import Client, environment
+
+    settings = environment.read(os.environ)
+    api_key = arguments.value("api-key") or settings.api_key
+    key, cert, ca_file = settings.key, settings.cert, settings.ca_file
     if not api_key and not key and not cert:
         raise CommandError("no API key specified. Consider setting KES_API_KEY")
     if api_key and key:
@@ -56,40 +64,44 @@ def connect(arguments: Arguments) -> "Client":
         raise CommandError("no private key file specified. Consider setting KES_CLIENT_KEY")
     try:
         return Client(
-            endpoint,
+            only or endpoints(arguments),
             api_key=api_key,
             cert=cert,
             key=key,
-            password=lambda: ask_password("Enter password for private key: "),
+            password=_password,
             ca_file=ca_file,
             verify=not arguments.has("insecure"),
+            retries=0,
         )
     except ValueError as error:
         prefix = "parsing API key: " if str(error).startswith("kes: invalid API key") else ""
         raise CommandError(prefix + str(error)) from None
     except OSError as error:
-        for file, names in ((ca_file, CA_FILE), (cert, CERT_FILE), (key, KEY_FILE)):
+        for file, names in (
+            (ca_file, environment.CA_FILE),
+            (cert, environment.CERT_FILE),
+            (key, environment.KEY_FILE),
+        ):
             if file and error.filename == str(Path(file)):
-                raise CommandError(f"{_name(names)}: {file}: {error.strerror}") from None
+                raise CommandError(f"{environment.variable(names, os.environ)}: {file}: {error.strerror}") from None
         raise
 
 
 @contextmanager
-def failing(what: str) -> Iterator[None]:
-    """Tell what was tried when the server refuses it or does not answer, or could not be asked for that name."""
+def failing(what: str = "") -> Iterator[None]:
+    """Tell what was tried, if that says more than the reason, when the server refuses it or does not answer, or could
+    not be asked for that name."""
     from keswick.client import APIError, ConnectionFailed
 
     try:
         yield
     except (APIError, ConnectionFailed, ValueError) as error:
-        reason = str(error)
-        raise CommandError(what if f"{what} ".startswith(f"{reason} ") else f"{what}: {reason}") from None
+        reason = error.message if isinstance(error, APIError) else str(error)
+        if f"{what} ".startswith(f"{reason} "):
+            raise CommandError(what) from None
+        raise CommandError(f"{what}: {reason}" if what else reason) from None
 
 
-def _setting(names: tuple[str, ...]) -> str | None:
-    return os.environ.get(_name(names)) or None
-
-
-def _name(names: tuple[str, ...]) -> str:
-    """The first variable that is set, even if it is empty."""
-    return next((name for name in names if name in os.environ), names[0])
+@cache
+def _password() -> str:
+    return ask_password("Enter password for private key: ")

@@ -1,0 +1,240 @@
+"""The client for asyncio."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from keswick.client import calls
+from keswick.client.base import BaseClient
+from keswick.client.endpoint import Endpoint
+from keswick.client.errors import NotServed
+from keswick.client.failover import Plan, explained
+from keswick.client.metrics import Metrics
+from keswick.client.replies import Lines, Reply, checked, refused
+from keswick.client.results import (
+    API,
+    AuditEvent,
+    DataKey,
+    ErrorEvent,
+    IdentityInfo,
+    KeyInfo,
+    Policy,
+    PolicyInfo,
+    Status,
+    Version,
+)
+from keswick.client.stopgap import CallFailed, Pending, Reader
+
+if TYPE_CHECKING:
+    from typing import Self
+
+Result = TypeVar("Result")
+Answer = TypeVar("Answer")
+Event = TypeVar("Event")
+
+
+class AsyncClient(BaseClient):
+    """As `Client`, for asyncio: the same calls, to be awaited; lists and logs are asynchronous iterators.
+
+    Many calls at once share one connection per server. Cancelling a task ends its call.
+
+    >>> async def main():
+    ...     async with AsyncClient(endpoint, api_key=api_key, ca_file="server.crt") as client:
+    ...         keys = await asyncio.gather(*(client.generate_key("my-key") for _ in range(10)))
+    ...         names = [name async for name in client.list_keys("my-")]
+    ...     return len(keys), names
+    >>> asyncio.run(main())
+    (10, ['my-key'])
+    """
+
+    async def __aenter__(self) -> "Self":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the connections. The client can be used again."""
+        self._http.close()
+
+    # --- keys ---
+
+    async def create_key(self, name: str) -> None:
+        await self._do(calls.create_key(name))
+
+    async def import_key(self, name: str, key: bytes, cipher: str = "AES256") -> None:
+        await self._do(calls.import_key(name, key, cipher))
+
+    async def describe_key(self, name: str) -> KeyInfo:
+        return await self._do(calls.describe_key(name))
+
+    def list_keys(self, prefix: str = "") -> AsyncIterator[str]:
+        return self._names(calls.list_keys(prefix))
+
+    async def delete_key(self, name: str) -> None:
+        await self._do(calls.delete_key(name))
+
+    async def encrypt(self, name: str, plaintext: bytes, context: bytes = b"") -> bytes:
+        return await self._do(calls.encrypt(name, plaintext, context))
+
+    async def decrypt(self, name: str, ciphertext: bytes, context: bytes = b"") -> bytes:
+        return await self._do(calls.decrypt(name, ciphertext, context))
+
+    async def generate_key(self, name: str, context: bytes = b"") -> DataKey:
+        return await self._do(calls.generate_key(name, context))
+
+    async def hmac(self, name: str, message: bytes) -> bytes:
+        return await self._do(calls.hmac(name, message))
+
+    # --- policies and identities ---
+
+    async def describe_policy(self, name: str) -> PolicyInfo:
+        return await self._do(calls.describe_policy(name))
+
+    async def read_policy(self, name: str) -> Policy:
+        return await self._do(calls.read_policy(name))
+
+    def list_policies(self, prefix: str = "") -> AsyncIterator[str]:
+        return self._names(calls.list_policies(prefix))
+
+    async def describe_identity(self, identity: str) -> IdentityInfo:
+        return await self._do(calls.describe_identity(identity))
+
+    async def describe_self(self) -> tuple[IdentityInfo, Policy | None]:
+        return await self._do(calls.describe_self())
+
+    def list_identities(self, prefix: str = "") -> AsyncIterator[str]:
+        return self._names(calls.list_identities(prefix))
+
+    # --- the server ---
+
+    async def version(self) -> Version:
+        return await self._do(calls.version())
+
+    async def status(self) -> Status:
+        return await self._do(calls.status())
+
+    async def ready(self) -> None:
+        await self._do(calls.ready())
+
+    async def metrics(self) -> Metrics:
+        return await self._do(calls.metrics())
+
+    async def apis(self) -> tuple[API, ...]:
+        return await self._do(calls.apis())
+
+    # --- log streams ---
+
+    def audit_log(self) -> AsyncGenerator[AuditEvent, None]:
+        return self._events(calls.audit_log())
+
+    def error_log(self) -> AsyncGenerator[ErrorEvent, None]:
+        return self._events(calls.error_log())
+
+    # --- one call ---
+
+    async def _do(self, call: calls.Call[Result]) -> Result:
+        async def ask(endpoint: Endpoint) -> Reply | CallFailed:
+            answer = await _outcome(
+                lambda done: self._http.begin(
+                    done, endpoint.host, endpoint.port, call.method, call.path, call.body, timeout=self._timeout
+                )
+            )
+            return answer if isinstance(answer, CallFailed) else Reply(*answer)
+
+        return call.read(checked(await self._from_first(ask, call.repeatable)))
+
+    async def _names(self, call: calls.Call[calls.Page] | None) -> AsyncIterator[str]:
+        while call is not None:
+            page = await self._do(call)
+            for name in page.names:
+                yield name
+            call = page.following
+
+    async def _events(self, stream: calls.Stream[Event]) -> AsyncGenerator[Event, None]:
+        endpoint, reader, read = await self._open(stream)
+        lines = Lines()
+        try:
+            while True:
+                piece = await _outcome(lambda done: reader.begin_read(done, timeout=None))
+                if isinstance(piece, CallFailed):
+                    raise explained(endpoint, piece)
+                for line in lines.feed(piece):
+                    yield read(line)
+                if not piece:
+                    return
+        finally:
+            reader.close()
+
+    async def _open(self, stream: calls.Stream[Event]) -> tuple[Endpoint, Reader, Callable[[bytes], Event]]:
+        async def ask(endpoint: Endpoint) -> _Opened | Reply | CallFailed:
+            reader = await _outcome(
+                lambda done: self._http.begin_open(done, endpoint.host, endpoint.port, stream.path, timeout=None)
+            )
+            if isinstance(reader, CallFailed):
+                return reader
+            if reader.status == 200:
+                return _Opened(endpoint, reader)
+            try:
+                body = b""
+                while piece := await _outcome(lambda done: reader.begin_read(done, timeout=self._timeout)):
+                    if isinstance(piece, CallFailed):
+                        return piece
+                    body += piece
+                return Reply(reader.status, reader.content_type, body)
+            finally:
+                reader.close()
+
+        opened: _Opened | Reply = await self._from_first(ask, repeatable=True)
+        if isinstance(opened, _Opened):
+            return opened.endpoint, opened.reader, stream.read
+        refusal = refused(opened)
+        if isinstance(refusal, NotServed) and stream.of_old is not None:
+            return await self._open(stream.of_old)
+        raise refusal
+
+    async def _from_first(self, ask: Callable[[Endpoint], Awaitable[Answer | CallFailed]], repeatable: bool) -> Answer:
+        """What the first endpoint that answers says."""
+        plan: Plan[Answer] = self._servers.plan(repeatable)
+        step = next(plan)
+        while True:
+            outcome = None
+            if isinstance(step, Endpoint):
+                outcome = await ask(step)
+            else:
+                await asyncio.sleep(step)
+            try:
+                step = plan.send(outcome)
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+
+
+class _Opened(NamedTuple):
+    endpoint: Endpoint
+    reader: Reader
+
+
+async def _outcome(begin: Callable[[Callable[[Answer | CallFailed], object]], Pending]) -> Answer | CallFailed:
+    """What a native call ends with. Cancelling the task ends the call."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Answer | CallFailed] = loop.create_future()
+
+    def settle(outcome: Answer | CallFailed) -> None:
+        if not future.done():
+            future.set_result(outcome)
+        elif isinstance(outcome, Reader):  # came when the task had just been cancelled
+            outcome.close()
+
+    def done(outcome: Answer | CallFailed) -> None:
+        """On a native thread."""
+        with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+            loop.call_soon_threadsafe(settle, outcome)
+
+    pending = begin(done)
+    try:
+        return await future
+    except asyncio.CancelledError:
+        pending.cancel()
+        raise

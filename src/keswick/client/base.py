@@ -1,0 +1,66 @@
+"""What the two clients have in common: whom they call, who they are, and how long they wait."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import keswick
+from keswick.client import credentials, environment
+from keswick.client.endpoint import DEFAULT_ENDPOINT, parse_all
+from keswick.client.failover import Servers
+from keswick.client.stopgap import HttpClient
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from keswick.identity import APIKey
+
+
+class BaseClient:
+    """Raises ValueError or OSError when a setting, a credential or a file cannot be used."""
+
+    def __init__(
+        self,
+        endpoints: str | Sequence[str] = DEFAULT_ENDPOINT,
+        *,
+        api_key: "APIKey | str | None" = None,
+        cert: str | Path | None = None,
+        key: str | Path | None = None,
+        password: credentials.Password | None = None,
+        ca_file: str | Path | None = None,
+        verify: bool = True,
+        timeout: float | None = 15.0,
+        connect_timeout: float = 5.0,
+        retries: int = 2,
+        http2: bool = True,
+    ) -> None:
+        if retries < 0:
+            raise ValueError("'retries' is how many more rounds there are, 0 or more")
+        if connect_timeout <= 0 or (timeout is not None and timeout <= 0):
+            raise ValueError("'timeout' and 'connect_timeout' are seconds, more than 0")
+        self._servers = Servers(parse_all(endpoints), retries)
+        self._timeout = timeout
+        self._http = HttpClient(
+            credentials.client_tls(
+                api_key=api_key, cert=cert, key=key, password=password, ca_file=ca_file, verify=verify
+            ),
+            connect_timeout=connect_timeout,
+            http2=http2,
+            user_agent=f"keswick/{keswick.__version__}",
+        )
+
+    @classmethod
+    def from_environment(cls, environment_: Mapping[str, str] = os.environ, **overrides: Any) -> "Self":
+        """A client as the environment variables say that the command line reads, such as KES_SERVER, KES_API_KEY and
+        KES_CA_FILE (docs/cli.md lists them all). `overrides`: arguments that win over them.
+
+        >>> with Client.from_environment(timeout=5) as client:
+        ...     client.ready()
+        """
+        settings = environment.read(environment_)
+        arguments = {name: value for name, value in settings._asdict().items() if value is not None}
+        return cls(**(arguments | overrides))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(str, self._servers.endpoints))})"

@@ -1,0 +1,198 @@
+"""Every call of the API, once and as a value: what is sent, whether it may be sent again, and how its answer is read.
+
+The clients carry calls out, one waiting and one with asyncio; neither knows what is in them.
+"""
+
+import json
+from binascii import b2a_base64
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
+from urllib.parse import quote
+
+from keswick.client import replies
+from keswick.client.metrics import Metrics
+from keswick.client.replies import Reply
+from keswick.client.results import (
+    API,
+    AuditEvent,
+    DataKey,
+    ErrorEvent,
+    IdentityInfo,
+    KeyInfo,
+    Policy,
+    PolicyInfo,
+    Status,
+    Version,
+)
+
+Result = TypeVar("Result")
+
+
+class Call(NamedTuple, Generic[Result]):
+    method: str
+    path: str
+    read: Callable[[Reply], Result]
+    """From a success to what the caller gets. Raises APIError."""
+    body: bytes | None = None
+    repeatable: bool = True
+    """Whether it may be done twice without harm, so that it can be sent again when its answer was lost."""
+
+
+# --- keys ---
+
+
+def create_key(name: str) -> Call[None]:
+    return Call("POST", _path("/v1/key/create/", name), replies.nothing, repeatable=False)
+
+
+def import_key(name: str, key: bytes, cipher: str) -> Call[None]:
+    """The body says the same in the words of today and in those before October 2023."""
+    of_old = {"AES256": "AES256-GCM_SHA256", "ChaCha20": "XCHACHA20-POLY1305"}.get(cipher, cipher)
+    body = _json(key=key, cipher=cipher, bytes=key, algorithm=of_old)
+    return Call("POST", _path("/v1/key/import/", name), replies.nothing, body, repeatable=False)
+
+
+def describe_key(name: str) -> Call[KeyInfo]:
+    return Call("GET", _path("/v1/key/describe/", name), partial(replies.key_info, name=name))
+
+
+def delete_key(name: str) -> Call[None]:
+    return Call("DELETE", _path("/v1/key/delete/", name), replies.nothing, repeatable=False)
+
+
+def encrypt(name: str, plaintext: bytes, context: bytes) -> Call[bytes]:
+    body = _json(plaintext=plaintext, context=context)
+    return Call("POST", _path("/v1/key/encrypt/", name), replies.ciphertext, body)
+
+
+def decrypt(name: str, ciphertext: bytes, context: bytes) -> Call[bytes]:
+    body = _json(ciphertext=ciphertext, context=context)
+    return Call("POST", _path("/v1/key/decrypt/", name), replies.plaintext, body)
+
+
+def generate_key(name: str, context: bytes) -> Call[DataKey]:
+    return Call("POST", _path("/v1/key/generate/", name), replies.data_key, _json(context=context))
+
+
+def hmac(name: str, message: bytes) -> Call[bytes]:
+    return Call("POST", _path("/v1/key/hmac/", name), replies.hmac, _json(message=message))
+
+
+# --- policies and identities ---
+
+
+def describe_policy(name: str) -> Call[PolicyInfo]:
+    path = _path("/v1/policy/describe/", name, "policy name")
+    return Call("GET", path, partial(replies.policy_info, name=name))
+
+
+def read_policy(name: str) -> Call[Policy]:
+    return Call("GET", _path("/v1/policy/read/", name, "policy name"), partial(replies.policy, name=name))
+
+
+def describe_identity(identity: str) -> Call[IdentityInfo]:
+    path = _path("/v1/identity/describe/", identity, "identity")
+    return Call("GET", path, partial(replies.identity_info, identity=identity))
+
+
+def describe_self() -> Call[tuple[IdentityInfo, Policy | None]]:
+    return Call("GET", "/v1/identity/self/describe", replies.self_info)
+
+
+# --- lists ---
+
+
+class Page(NamedTuple):
+    names: list[str]
+    following: "Call[Page] | None"
+    """How to get the next page."""
+
+
+def list_keys(prefix: str) -> Call[Page]:
+    return _list("/v1/key/list/", prefix, "names", "name")
+
+
+def list_policies(prefix: str) -> Call[Page]:
+    return _list("/v1/policy/list/", prefix, "names", "name")
+
+
+def list_identities(prefix: str) -> Call[Page]:
+    return _list("/v1/identity/list/", prefix, "identities", "identity")
+
+
+def _list(path: str, prefix: str, field: str, line_field: str) -> Call[Page]:
+    def page_at(resource: str) -> Call[Page]:
+        def read(reply: Reply) -> Page:
+            names, continue_at = replies.page(reply, field, line_field, resource)
+            return Page(names, page_at(continue_at) if continue_at else None)
+
+        return Call("GET", _path(path, resource, "prefix"), read)
+
+    # With the asterisk every generation lists by prefix; without it the older ones look for that very name.
+    return page_at(prefix if prefix.endswith("*") else prefix + "*")
+
+
+# --- the server ---
+
+
+def version() -> Call[Version]:
+    return Call("GET", "/version", replies.version)
+
+
+def status() -> Call[Status]:
+    return Call("GET", "/v1/status", replies.status)
+
+
+def ready() -> Call[None]:
+    return Call("GET", "/v1/ready", replies.nothing)
+
+
+def metrics() -> Call[Metrics]:
+    return Call("GET", "/v1/metrics", replies.metrics)
+
+
+def apis() -> Call[tuple[API, ...]]:
+    return Call("GET", "/v1/api", replies.apis)
+
+
+# --- log streams ---
+
+
+class Stream(NamedTuple, Generic[Result]):
+    path: str
+    read: Callable[[bytes], Result]
+    """From a line to an event. Raises APIError."""
+    of_old: "Stream[Result] | None" = None
+    """The same log as servers before 2022 have it."""
+
+
+def audit_log() -> Stream[AuditEvent]:
+    of_old = Stream("/v1/log/audit/trace", replies.audit_trace_event)
+    return Stream("/v1/log/audit", replies.audit_event, of_old)
+
+
+def error_log() -> Stream[ErrorEvent]:
+    return Stream("/v1/log/error", replies.error_event, Stream("/v1/log/error/trace", replies.error_event))
+
+
+# --- what is sent ---
+
+
+def _json(**fields: bytes | str) -> bytes:
+    texts: dict[str, Any] = {
+        name: b2a_base64(value, newline=False).decode() if isinstance(value, bytes) else value
+        for name, value in fields.items()
+    }
+    return json.dumps(texts).encode()
+
+
+def _path(prefix: str, name: str, what: str = "key name") -> str:
+    """A name as one path segment; arguments that were not UTF-8 keep their bytes.
+
+    Raises ValueError for what servers would take for another path, as `.` and `a//b`, in the words that they have for
+    names.
+    """
+    if not {"", ".", ".."}.isdisjoint(name.split("/")):
+        raise ValueError(f"{what} '{name}' is empty, too long or contains invalid characters")
+    return prefix + quote(name, safe="", errors="surrogateescape")

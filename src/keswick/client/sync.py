@@ -1,0 +1,323 @@
+"""The client whose calls wait for their answers."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from keswick.client import calls
+from keswick.client.base import BaseClient
+from keswick.client.endpoint import Endpoint
+from keswick.client.errors import NotServed
+from keswick.client.failover import Plan, explained
+from keswick.client.metrics import Metrics
+from keswick.client.replies import Lines, Reply, checked, refused
+from keswick.client.results import (
+    API,
+    AuditEvent,
+    DataKey,
+    ErrorEvent,
+    IdentityInfo,
+    KeyInfo,
+    Policy,
+    PolicyInfo,
+    Status,
+    Version,
+)
+from keswick.client.stopgap import CallFailed, Reader
+
+if TYPE_CHECKING:
+    from typing import Self
+
+Result = TypeVar("Result")
+Answer = TypeVar("Answer")
+Event = TypeVar("Event")
+
+
+class Client(BaseClient):
+    """Calls the servers at `endpoints`, which share one key store: a call goes to the first that answers, and later
+    calls begin with that one.
+
+    The client shows itself with an API key, or with the PEM files `cert` and `key`; `password` opens an encrypted key
+    (a function is called only if it is). `ca_file`: a PEM file, or a folder of them, trusted instead of the system's
+    authorities. `verify=False` takes any server for the right one. `timeout`: seconds that a server has for one answer,
+    None for ever; `connect_timeout`: for one connection. `retries`: how many more rounds over the endpoints there are,
+    with growing pauses, when none answers and nothing can be done twice.
+
+    A client may be used from several threads; it keeps idle connections for the next call. Raises ValueError or OSError
+    when a credential or file cannot be used. Every call raises APIError when the server refuses it, and
+    ConnectionFailed when no server answers.
+
+    >>> with Client(endpoint, api_key=api_key, ca_file="server.crt") as client:
+    ...     client.create_key("my-first-key")
+    ...     data_key = client.generate_key("my-first-key")
+    >>> len(data_key.plaintext)
+    32
+    """
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connections. The client can be used again."""
+        self._http.close()
+
+    # --- keys ---
+
+    def create_key(self, name: str) -> None:
+        """Make a new key; it never leaves the server. Raises KeyExists.
+
+        >>> client.create_key("invoices")
+        """
+        self._do(calls.create_key(name))
+
+    def import_key(self, name: str, key: bytes, cipher: str = "AES256") -> None:
+        """Take in a key of 32 bytes. `cipher`: `AES256` or `ChaCha20`. Raises KeyExists.
+
+        >>> client.import_key("imported", secrets.token_bytes(32), cipher="ChaCha20")
+        """
+        self._do(calls.import_key(name, key, cipher))
+
+    def describe_key(self, name: str) -> KeyInfo:
+        """What is known about a key. Raises KeyNotFound.
+
+        >>> client.describe_key("my-key").algorithm
+        'AES256'
+        """
+        return self._do(calls.describe_key(name))
+
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        """All names that begin with `prefix`, sorted, page by page as they are asked for.
+
+        >>> list(client.list_keys("my-"))
+        ['my-key']
+        """
+        return self._names(calls.list_keys(prefix))
+
+    def delete_key(self, name: str) -> None:
+        """Delete a key, at once and for ever: what it sealed is lost. Raises KeyNotFound.
+
+        >>> client.create_key("short-lived")
+        >>> client.delete_key("short-lived")
+        """
+        self._do(calls.delete_key(name))
+
+    def encrypt(self, name: str, plaintext: bytes, context: bytes = b"") -> bytes:
+        """The ciphertext. `context` is authenticated with it, and has to be given again to decrypt.
+
+        >>> sealed = client.encrypt("my-key", b"attack at dawn", context=b"message 17")
+        >>> client.decrypt("my-key", sealed, context=b"message 17")
+        b'attack at dawn'
+        """
+        return self._do(calls.encrypt(name, plaintext, context))
+
+    def decrypt(self, name: str, ciphertext: bytes, context: bytes = b"") -> bytes:
+        """The plaintext. Raises DecryptionFailed unless ciphertext, context and key belong together."""
+        return self._do(calls.decrypt(name, ciphertext, context))
+
+    def generate_key(self, name: str, context: bytes = b"") -> DataKey:
+        """A new data key of 32 bytes, as it is used, and sealed as it is stored beside what it encrypted.
+
+        >>> plaintext, ciphertext = client.generate_key("my-key")
+        >>> client.decrypt("my-key", ciphertext) == plaintext
+        True
+        """
+        return self._do(calls.generate_key(name, context))
+
+    def hmac(self, name: str, message: bytes) -> bytes:
+        """32 bytes: the HMAC-SHA-256 of the message under the key's own HMAC key, always the same.
+
+        >>> len(client.hmac("my-key", b"a message"))
+        32
+        """
+        return self._do(calls.hmac(name, message))
+
+    # --- policies and identities ---
+
+    def describe_policy(self, name: str) -> PolicyInfo:
+        """Who made a policy, and when. Raises PolicyNotFound."""
+        return self._do(calls.describe_policy(name))
+
+    def read_policy(self, name: str) -> Policy:
+        """A policy with its rules. Raises PolicyNotFound."""
+        return self._do(calls.read_policy(name))
+
+    def list_policies(self, prefix: str = "") -> Iterator[str]:
+        """As `list_keys`.
+
+        >>> list(client.list_policies())
+        []
+        """
+        return self._names(calls.list_policies(prefix))
+
+    def describe_identity(self, identity: str) -> IdentityInfo:
+        """What the server knows about an identity. Raises IdentityNotFound."""
+        return self._do(calls.describe_identity(identity))
+
+    def describe_self(self) -> tuple[IdentityInfo, Policy | None]:
+        """Who the server takes this client for, and its policy if there is one.
+
+        >>> me, policy = client.describe_self()
+        >>> me.is_admin, policy
+        (True, None)
+        """
+        return self._do(calls.describe_self())
+
+    def list_identities(self, prefix: str = "") -> Iterator[str]:
+        """As `list_keys`.
+
+        >>> [client.describe_identity(identity).is_admin for identity in client.list_identities()]
+        [True]
+        """
+        return self._names(calls.list_identities(prefix))
+
+    # --- the server ---
+
+    def version(self) -> Version:
+        """
+        >>> client.version().version == keswick.__version__
+        True
+        """
+        return self._do(calls.version())
+
+    def status(self) -> Status:
+        """How the server and its key store are.
+
+        >>> client.status().keystore_unreachable
+        False
+        """
+        return self._do(calls.status())
+
+    def ready(self) -> None:
+        """Raises KeyStoreUnreachable while the key store is away, KeyStoreFailed when it is not as it should be.
+
+        >>> client.ready()
+        """
+        self._do(calls.ready())
+
+    def metrics(self) -> Metrics:
+        """What the server counts, scraped now.
+
+        >>> client.metrics().total("kes_system_num_cpu") > 0
+        True
+        """
+        return self._do(calls.metrics())
+
+    def apis(self) -> tuple[API, ...]:
+        """The APIs that the server has, with their limits.
+
+        >>> [api.timeout for api in client.apis() if api.path == "/version"]
+        [10]
+        """
+        return self._do(calls.apis())
+
+    # --- log streams ---
+
+    def audit_log(self) -> "LogStream[AuditEvent]":
+        """The requests that the server answers from now on, one after the other, without an end unless the server ends.
+
+        >>> with client.audit_log() as events:
+        ...     client.ready()
+        ...     print(next(event.status for event in events if event.path == "/v1/ready"))
+        200
+        """
+        return self._stream(calls.audit_log())
+
+    def error_log(self) -> "LogStream[ErrorEvent]":
+        """What the server writes into its error log from now on."""
+        return self._stream(calls.error_log())
+
+    # --- one call ---
+
+    def _do(self, call: calls.Call[Result]) -> Result:
+        def ask(endpoint: Endpoint) -> Reply:
+            answer = self._http.call(
+                endpoint.host, endpoint.port, call.method, call.path, call.body, timeout=self._timeout
+            )
+            return Reply(*answer)
+
+        return call.read(checked(self._from_first(ask, call.repeatable)))
+
+    def _names(self, call: calls.Call[calls.Page] | None) -> Iterator[str]:
+        while call is not None:
+            page = self._do(call)
+            yield from page.names
+            call = page.following
+
+    def _stream(self, stream: calls.Stream[Event]) -> "LogStream[Event]":
+        def ask(endpoint: Endpoint) -> "LogStream[Event] | Reply":
+            reader = self._http.open(endpoint.host, endpoint.port, stream.path, timeout=None)
+            if reader.status == 200:
+                return LogStream(endpoint, reader, stream.read)
+            try:
+                body = b"".join(iter(lambda: reader.read(timeout=self._timeout), b""))
+                return Reply(reader.status, reader.content_type, body)
+            finally:
+                reader.close()
+
+        opened = self._from_first(ask, repeatable=True)
+        if not isinstance(opened, Reply):
+            return opened
+        refusal = refused(opened)
+        if isinstance(refusal, NotServed) and stream.of_old is not None:
+            return self._stream(stream.of_old)
+        raise refusal
+
+    def _from_first(self, ask: Callable[[Endpoint], Answer], repeatable: bool) -> Answer:
+        """What the first endpoint that answers says."""
+        plan: Plan[Answer] = self._servers.plan(repeatable)
+        step = next(plan)
+        while True:
+            outcome: Answer | CallFailed | None = None
+            if isinstance(step, Endpoint):
+                try:
+                    outcome = ask(step)
+                except CallFailed as failure:
+                    outcome = failure
+            else:
+                time.sleep(step)
+            try:
+                step = plan.send(outcome)
+            except StopIteration as end:
+                answer: Answer = end.value
+                return answer
+
+
+class LogStream(Iterator[Event], Generic[Event]):
+    """The events of a log, as they happen. Waiting for one takes as long as it takes; Ctrl-C and `close` end it."""
+
+    def __init__(self, endpoint: Endpoint, reader: Reader, read: Callable[[bytes], Event]) -> None:
+        self._endpoint, self._reader = endpoint, reader
+        self._closed = False
+        self._events = self._read(read)
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the stream, on any thread. Idempotent."""
+        self._closed = True
+        self._reader.close()
+
+    def _read(self, read: Callable[[bytes], Event]) -> Iterator[Event]:
+        lines = Lines()
+        try:
+            while not self._closed:
+                piece = self._reader.read(timeout=None)
+                for line in lines.feed(piece):
+                    yield read(line)
+                if not piece:
+                    return
+        except CallFailed as failure:
+            if not self._closed:
+                raise explained(self._endpoint, failure) from None
+        finally:
+            self.close()
