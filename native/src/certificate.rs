@@ -35,6 +35,32 @@ pub fn public_key(der: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, &'stat
     parse(der).map(|certificate| certificate.public_key().raw.to_vec().into())
 }
 
+/// The alternative names, hosts and IP addresses.
+fn alternative_names(certificate: &X509Certificate<'_>) -> (Vec<String>, Vec<String>) {
+    let (mut dns_names, mut ip_addresses) = (Vec::new(), Vec::new());
+    if let Ok(Some(names)) = certificate.subject_alternative_name() {
+        for name in &names.value.general_names {
+            match name {
+                GeneralName::DNSName(name) => dns_names.push((*name).to_owned()),
+                GeneralName::IPAddress(bytes) => ip_addresses.extend(ip_address(bytes)),
+                _ => {}
+            }
+        }
+    }
+    (dns_names, ip_addresses)
+}
+
+/// What a server with that certificate may be called.
+pub fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let (mut names, ip_addresses) = alternative_names(certificate);
+    names.extend(ip_addresses);
+    names.iter().map(|name| printable(name)).collect()
+}
+
+pub fn common_name<'a>(certificate: &'a X509Certificate<'_>) -> Option<&'a str> {
+    certificate.subject().iter_common_name().next()?.as_str().ok()
+}
+
 #[pyclass(module = "keswick._native", frozen)]
 pub struct Certificate {
     der: Py<PyBytes>,
@@ -58,17 +84,7 @@ impl Certificate {
     #[new]
     fn new(der: Bound<'_, PyBytes>) -> PyResult<Self> {
         let certificate = parse(der.as_bytes()).map_err(PyValueError::new_err)?;
-        let mut dns_names = Vec::new();
-        let mut ip_addresses = Vec::new();
-        if let Ok(Some(names)) = certificate.subject_alternative_name() {
-            for name in &names.value.general_names {
-                match name {
-                    GeneralName::DNSName(name) => dns_names.push((*name).to_owned()),
-                    GeneralName::IPAddress(bytes) => ip_addresses.extend(ip_address(bytes)),
-                    _ => {}
-                }
-            }
-        }
+        let (dns_names, ip_addresses) = alternative_names(&certificate);
         Ok(Self {
             public_key: certificate.public_key().raw.to_vec(),
             is_ca: certificate.is_ca(),
@@ -76,8 +92,7 @@ impl Certificate {
             not_after: certificate.validity().not_after.timestamp(),
             dns_names,
             ip_addresses,
-            // The text comes from a stranger and goes to logs and terminals.
-            subject: certificate.subject().to_string().replace(char::is_control, "\u{fffd}"),
+            subject: printable(&certificate.subject().to_string()),
             der: der.unbind(),
         })
     }
@@ -95,6 +110,11 @@ impl Certificate {
     fn __repr__(&self) -> String {
         format!("<Certificate {}>", self.subject)
     }
+}
+
+/// The text comes from a stranger and goes to logs and terminals.
+fn printable(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 fn ip_address(bytes: &[u8]) -> Option<String> {

@@ -2,6 +2,7 @@
 //!
 //! A connection walks through `listener` (accept, handshake by `tls`, bounds per address), `socket` (from the handshake
 //! threads to the I/O thread), `http` (both versions, bodies), `bridge` (to Python) and `reply` (back, streams).
+//! `client` is the other side, with calls of its own.
 //! `activity` ends what stands still, `limits` has every bound, `server` the threads and their life. `certificate` and
 //! `trust` read and verify certificates, `seal` has the sealing primitives, `process` hardens the process. No route,
 //! policy or key name is known here. The Python face is described in `src/keswick/_native.pyi`.
@@ -9,6 +10,7 @@
 mod activity;
 mod bridge;
 mod certificate;
+mod client;
 mod http;
 mod limits;
 mod listener;
@@ -26,6 +28,7 @@ use pyo3::prelude::*;
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     bridge::register(m)?;
     certificate::register(m)?;
+    client::register(m)?;
     limits::register(m)?;
     process::register(m)?;
     seal::register(m)?;

@@ -17,10 +17,10 @@ use webpki::RawPublicKeyEntity;
 use crate::certificate;
 use crate::trust::{self, ClientUsage, Verifier};
 
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+pub static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
 
 pub const HTTP2: &[u8] = b"h2";
-const HTTP1: &[u8] = b"http/1.1";
+pub const HTTP1: &[u8] = b"http/1.1";
 
 #[pyclass(module = "keswick._native", frozen)]
 pub struct Tls {
@@ -47,7 +47,7 @@ impl Tls {
                 return Err(PyValueError::new_err(message));
             }
         };
-        let certified = certified_key(certificates, key).map_err(PyValueError::new_err)?;
+        let certified = certified_key(certificates, key, "server").map_err(PyValueError::new_err)?;
         let roots = if verify { Some(Verifier::new(roots)?) } else { None };
 
         let builder = ServerConfig::builder_with_provider(PROVIDER.clone())
@@ -68,15 +68,16 @@ impl Tls {
     }
 }
 
-fn certified_key(certificates: Vec<Vec<u8>>, key: Vec<u8>) -> Result<CertifiedKey, String> {
+/// A chain and its key, checked; the key's DER is wiped. `owner` is "server" or "client", for the words of an error.
+pub fn certified_key(certificates: Vec<Vec<u8>>, key: Vec<u8>, owner: &str) -> Result<CertifiedKey, String> {
     let chain: Vec<_> = certificates.into_iter().map(CertificateDer::from).collect();
     let Some(leaf) = chain.first() else {
-        return Err("there is no server certificate".to_owned());
+        return Err(format!("there is no {owner} certificate"));
     };
-    let public_key = certificate::public_key(leaf).map_err(|reason| format!("the server certificate is {reason}"))?;
+    let public_key = certificate::public_key(leaf).map_err(|reason| format!("the {owner} certificate is {reason}"))?;
     for (index, issuer) in chain.iter().enumerate().skip(1) {
         certificate::parse(issuer)
-            .map_err(|reason| format!("certificate number {} of the server's chain is {reason}", index + 1))?;
+            .map_err(|reason| format!("certificate number {} of the {owner}'s chain is {reason}", index + 1))?;
     }
     let key = PrivateKeyDer::try_from(key)
         .map_err(|_| "the private key is not an unencrypted PKCS#8, PKCS#1 or SEC1 key".to_owned())?;
@@ -85,7 +86,7 @@ fn certified_key(certificates: Vec<Vec<u8>>, key: Vec<u8>) -> Result<CertifiedKe
             .to_owned()
     })?;
     if key.public_key().is_some_and(|of_key| of_key != public_key) {
-        return Err("the private key does not belong to the server certificate".to_owned());
+        return Err(format!("the private key does not belong to the {owner} certificate"));
     }
     Ok(CertifiedKey::new(chain, key))
 }
@@ -99,12 +100,6 @@ fn certified_key(certificates: Vec<Vec<u8>>, key: Vec<u8>) -> Result<CertifiedKe
 struct ClientCertificates {
     mandatory: bool,
     roots: Option<Verifier>,
-}
-
-impl ClientCertificates {
-    fn algorithms() -> &'static WebPkiSupportedAlgorithms {
-        &PROVIDER.signature_verification_algorithms
-    }
 }
 
 impl ClientCertVerifier for ClientCertificates {
@@ -136,19 +131,7 @@ impl ClientCertVerifier for ClientCertificates {
         leaf: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let public_key = client_key(leaf)?;
-        let public_key = RawPublicKeyEntity::try_from(&public_key).map_err(|_| CertificateError::BadEncoding)?;
-        // In TLS 1.2 an ECDSA scheme names no curve, so that each of the scheme's algorithms may be the one.
-        let schemes = Self::algorithms().mapping;
-        let candidates = schemes.iter().find(|(scheme, _)| *scheme == signed.scheme).map(|(_, algorithms)| *algorithms);
-        for algorithm in candidates.unwrap_or_default() {
-            match public_key.verify_signature(*algorithm, message, signed.signature()) {
-                Ok(()) => return Ok(HandshakeSignatureValid::assertion()),
-                Err(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
-                Err(_) => return Err(CertificateError::BadSignature.into()),
-            }
-        }
-        Err(CertificateError::BadSignature.into())
+        verify_tls12_signature(message, leaf, signed)
     }
 
     fn verify_tls13_signature(
@@ -157,15 +140,49 @@ impl ClientCertVerifier for ClientCertificates {
         leaf: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature_with_raw_key(message, &client_key(leaf)?, signed, Self::algorithms())
+        verify_tls13_signature(message, leaf, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        Self::algorithms().supported_schemes()
+        algorithms().supported_schemes()
     }
 }
 
-fn client_key(leaf: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
+pub fn algorithms() -> &'static WebPkiSupportedAlgorithms {
+    &PROVIDER.signature_verification_algorithms
+}
+
+/// Whether the peer has the private key of the certificate that it shows, of any version.
+pub fn verify_tls12_signature(
+    message: &[u8],
+    leaf: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
+    let public_key = key_of(leaf)?;
+    let public_key = RawPublicKeyEntity::try_from(&public_key).map_err(|_| CertificateError::BadEncoding)?;
+    // In TLS 1.2 an ECDSA scheme names no curve, so that each of the scheme's algorithms may be the one.
+    let schemes = algorithms().mapping;
+    let candidates = schemes.iter().find(|(scheme, _)| *scheme == signed.scheme).map(|(_, algorithms)| *algorithms);
+    for algorithm in candidates.unwrap_or_default() {
+        match public_key.verify_signature(*algorithm, message, signed.signature()) {
+            Ok(()) => return Ok(HandshakeSignatureValid::assertion()),
+            Err(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
+            Err(_) => return Err(CertificateError::BadSignature.into()),
+        }
+    }
+    Err(CertificateError::BadSignature.into())
+}
+
+/// The same in TLS 1.3.
+pub fn verify_tls13_signature(
+    message: &[u8],
+    leaf: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
+    verify_tls13_signature_with_raw_key(message, &key_of(leaf)?, signed, algorithms())
+}
+
+fn key_of(leaf: &[u8]) -> Result<SubjectPublicKeyInfoDer<'static>, Error> {
     certificate::public_key(leaf).map_err(|_| CertificateError::BadEncoding.into())
 }
 
@@ -194,7 +211,7 @@ pub fn in_words(error: &io::Error) -> String {
 }
 
 /// `BadCertificate` as `bad certificate`.
-fn spaced(name: &str) -> String {
+pub fn spaced(name: &str) -> String {
     let mut words = String::with_capacity(name.len() + 4);
     let mut previous_is_lower = false;
     for letter in name.chars() {

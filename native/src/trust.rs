@@ -1,10 +1,11 @@
-//! Whether a client's certificate chains to a trusted root, is in time, and is meant for clients.
+//! Whether a certificate chains to a trusted root, is in time, and is meant for what it is used for.
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rustls::CertificateError;
-use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, RequiredEkuNotFoundContext};
+use x509_parser::certificate::X509Certificate;
 
 use crate::certificate;
 
@@ -35,14 +36,62 @@ impl Verifier {
         if self.roots.contains(leaf) {
             return check_trusted_leaf(leaf, now, usage);
         }
-        EndEntityCert::try_from(leaf)
-            .and_then(|end_entity| {
-                let algorithms = webpki::ALL_VERIFICATION_ALGS;
-                let path =
-                    end_entity.verify_for_usage(algorithms, &self.anchors, intermediates, now, usage, None, None);
-                path.map(drop)
-            })
-            .map_err(refusal)
+        self.check_chain(leaf, intermediates, now, usage).map(drop)
+    }
+
+    /// Whether a chain, leaf first, may be trusted for a server of that name.
+    ///
+    /// A leaf that is itself one of the roots may be of any kind, so that any server's certificate can be trusted; but
+    /// its dates and names count.
+    pub fn check_server(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), CertificateError> {
+        let parsed = certificate::parse(leaf).map_err(|_| CertificateError::BadEncoding)?;
+        let fits = if self.roots.contains(leaf) {
+            check_dates(&parsed, now)?;
+            has_name(leaf, &parsed, name)
+        } else {
+            let end_entity = self.check_chain(leaf, intermediates, now, ServerUsage)?;
+            end_entity.verify_is_valid_for_subject_name(name).is_ok()
+        };
+        if fits {
+            return Ok(());
+        }
+        let presented = certificate::names(&parsed);
+        Err(CertificateError::NotValidForNameContext { expected: name.to_owned(), presented })
+    }
+
+    fn check_chain<'a>(
+        &self,
+        leaf: &'a CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: impl ExtendedKeyUsageValidator,
+    ) -> Result<EndEntityCert<'a>, CertificateError> {
+        let end_entity = EndEntityCert::try_from(leaf).map_err(refusal)?;
+        let algorithms = webpki::ALL_VERIFICATION_ALGS;
+        end_entity
+            .verify_for_usage(algorithms, &self.anchors, intermediates, now, usage, None, None)
+            .map_err(refusal)?;
+        Ok(end_entity)
+    }
+
+    /// Passes over roots that cannot be used. None when none is left.
+    pub fn of_usable(roots: Vec<Vec<u8>>) -> Option<Self> {
+        let mut usable = Self { roots: Vec::with_capacity(roots.len()), anchors: Vec::with_capacity(roots.len()) };
+        for root in roots.into_iter().map(CertificateDer::from) {
+            let anchor = webpki::anchor_from_trusted_cert(&root).map(|anchor| anchor.to_owned()).ok();
+            // What can issue nothing may be a server's own certificate still.
+            if anchor.is_some() || certificate::parse(&root).is_ok() {
+                usable.anchors.extend(anchor);
+                usable.roots.push(root);
+            }
+        }
+        if usable.roots.is_empty() { None } else { Some(usable) }
     }
 }
 
@@ -81,32 +130,39 @@ pub struct ClientUsage {
 
 impl ExtendedKeyUsageValidator for ClientUsage {
     fn validate(&self, usages: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
-        let mut present = Vec::new();
-        for usage in usages {
-            let usage = usage?.to_decoded_oid();
-            if usage == CLIENT_AUTH || usage == ANY_USAGE || (self.server_auth && usage == SERVER_AUTH) {
-                return Ok(());
-            }
-            present.push(usage);
-        }
-        if present.is_empty() {
+        let allowed: &[_] = if self.server_auth { &[CLIENT_AUTH, SERVER_AUTH] } else { &[CLIENT_AUTH] };
+        one_of(allowed, KeyUsage::client_auth(), usages)
+    }
+}
+
+/// Those of a server: none, any or serverAuth.
+struct ServerUsage;
+
+impl ExtendedKeyUsageValidator for ServerUsage {
+    fn validate(&self, usages: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        one_of(&[SERVER_AUTH], KeyUsage::server_auth(), usages)
+    }
+}
+
+fn one_of(allowed: &[&[usize]], required: KeyUsage, usages: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+    let mut present = Vec::new();
+    for usage in usages {
+        let usage = usage?.to_decoded_oid();
+        if usage == ANY_USAGE || allowed.iter().any(|allowed| usage == *allowed) {
             return Ok(());
         }
-        let required = KeyUsage::client_auth();
-        Err(webpki::Error::RequiredEkuNotFoundContext(RequiredEkuNotFoundContext { required, present }))
+        present.push(usage);
     }
+    if present.is_empty() {
+        return Ok(());
+    }
+    Err(webpki::Error::RequiredEkuNotFoundContext(RequiredEkuNotFoundContext { required, present }))
 }
 
 /// A leaf that is trusted by itself must still be in time and for clients.
 fn check_trusted_leaf(leaf: &[u8], now: UnixTime, usage: ClientUsage) -> Result<(), CertificateError> {
     let leaf = certificate::parse(leaf).map_err(|_| CertificateError::BadEncoding)?;
-    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    if now < leaf.validity().not_before.timestamp() {
-        return Err(CertificateError::NotValidYet);
-    }
-    if now > leaf.validity().not_after.timestamp() {
-        return Err(CertificateError::Expired);
-    }
+    check_dates(&leaf, now)?;
     match leaf.extended_key_usage() {
         Ok(Some(usages)) => {
             let usages = usages.value;
@@ -116,6 +172,26 @@ fn check_trusted_leaf(leaf: &[u8], now: UnixTime, usage: ClientUsage) -> Result<
         Ok(None) => Ok(()),
         Err(_) => Err(CertificateError::BadEncoding),
     }
+}
+
+fn check_dates(leaf: &X509Certificate<'_>, now: UnixTime) -> Result<(), CertificateError> {
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    if now < leaf.validity().not_before.timestamp() {
+        return Err(CertificateError::NotValidYet);
+    }
+    if now > leaf.validity().not_after.timestamp() {
+        return Err(CertificateError::Expired);
+    }
+    Ok(())
+}
+
+/// Whether a certificate that is trusted by itself is for that name. One without alternative names, as those of version
+/// 1 are, has its common name instead.
+fn has_name(leaf: &CertificateDer<'_>, parsed: &X509Certificate<'_>, name: &ServerName<'_>) -> bool {
+    if !matches!(parsed.subject_alternative_name(), Ok(None)) {
+        return EndEntityCert::try_from(leaf).is_ok_and(|leaf| leaf.verify_is_valid_for_subject_name(name).is_ok());
+    }
+    certificate::common_name(parsed).is_some_and(|common_name| common_name.eq_ignore_ascii_case(&name.to_str()))
 }
 
 /// What rustls turns into the fitting alert.
@@ -135,18 +211,28 @@ fn refusal(error: webpki::Error) -> CertificateError {
 
 /// Why a client's certificate is refused, for people.
 pub fn in_words(error: &CertificateError) -> String {
+    format!("bad client certificate: {}", reason(error, "client"))
+}
+
+/// What is wrong with the certificate of a "client" or a "server".
+pub fn reason(error: &CertificateError, owner: &str) -> String {
     let reason = match error {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet",
         CertificateError::UnknownIssuer => "it is not issued by a trusted authority",
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            "its extended key usage does not allow client authentication"
+            return format!("its extended key usage does not allow {owner} authentication");
         }
         CertificateError::BadSignature => "a signature is not valid",
         CertificateError::BadEncoding => "it is malformed",
-        other => return format!("bad client certificate: {other}"),
+        CertificateError::UnhandledCriticalExtension => "it has a critical extension that is not known",
+        CertificateError::Other(other) if matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) => {
+            "it belongs to a certificate authority"
+        }
+        CertificateError::Other(other) => return other.to_string(),
+        other => return other.to_string(),
     };
-    format!("bad client certificate: {reason}")
+    reason.to_owned()
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
