@@ -6,7 +6,6 @@ with Client("https://127.0.0.1:7373", api_key="kes:v1:…", ca_file="server.crt"
     data_key = client.generate_key("my-key")
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,5 +46,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """The client is imported when it is asked for: the server has no use for it."""
     if name in __all__:
-        return getattr(import_module("keswick.client"), name)
+        from keswick import client
+
+        return getattr(client, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,6 +27,7 @@ def test_an_encrypted_key_needs_its_password(tmp_path: Path) -> None:
 
 
 def test_roots_come_from_a_file_or_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
     authorities = tmp_path / "authorities"
     authorities.mkdir()
@@ -43,6 +44,7 @@ def test_what_the_system_trusts_is_trusted_and_what_it_breaks_is_passed_over(
 ) -> None:
     good = make("p256", ca=True).cert_pem
     (tmp_path / "system.pem").write_bytes(pem.encode("CERTIFICATE", b"nonsense").encode() + good)
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
     roots = load(section(tmp_path, auth=True), optional=False).roots
     assert roots is not None
@@ -59,6 +61,7 @@ def test_an_authority_that_cannot_be_used_is_named(tmp_path: Path, content: byte
 
 
 def test_tightening(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
     first, second = (make("p256", ca=True).cert_pem for _ in range(2))
 

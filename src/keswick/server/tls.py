@@ -1,23 +1,14 @@
 """The TLS section of a configuration, made into what a handshake needs."""
 
-import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from keswick import pem
+from keswick import pem, roots
 from keswick._native import Certificate, Tls, Verifier
 from keswick.config import TLS, ConfigError
-
-_SYSTEM_ROOTS = (  # where distributions keep their bundle of root certificates
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +48,9 @@ def load(section: TLS, *, optional: bool) -> ServerTLS:
             "clients would refuse it: make a certificate with the server's names in its subjectAltName"
         )
     key = _private_key(section)
-    roots = list(_roots(section)) if section.auth else None
+    trusted = list(_roots(section)) if section.auth else None
     try:
-        return from_der(certificates, key, optional=optional, roots=roots)
+        return from_der(certificates, key, optional=optional, roots=trusted)
     except ValueError as error:
         raise ConfigError(f"tls.cert '{section.cert}' and tls.key '{section.key}': {error}") from None
 
@@ -106,30 +97,16 @@ def _roots(section: TLS) -> Iterator[bytes]:
     """The roots that client certificates may chain to: `tls.ca` and the system's."""
     if section.ca:
         try:
-            files = _files(Path(section.ca))
+            found = list(roots.certificates(Path(section.ca)))
         except OSError as error:
             raise ConfigError(f"tls.ca: cannot read '{section.ca}': {error.strerror}") from None
-        found = [block.der for path in files for block in _blocks(str(path), "tls.ca") if block.label == "CERTIFICATE"]
+        except ValueError as error:
+            raise ConfigError(f"tls.ca: {error}") from None
         if not found:
             raise ConfigError(f"tls.ca: '{section.ca}' contains no certificate")
         yield from found
     # What the system keeps and cannot be used is not the operator's mistake.
-    for name in _system_roots():
-        with suppress(OSError, ValueError):
-            for path in _files(Path(name)):
-                for block in pem.blocks(path.read_text("ascii", "replace")):
-                    with suppress(ValueError):
-                        Verifier([block.der])
-                        yield block.der
-
-
-def _files(path: Path) -> list[Path]:
-    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
-
-
-def _system_roots() -> list[str]:
-    """One file or folder, chosen as other TLS libraries choose it."""
-    for variable in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
-        if chosen := os.environ.get(variable):
-            return [chosen]
-    return [name for name in _SYSTEM_ROOTS if Path(name).is_file()][:1]
+    for root in roots.system():
+        with suppress(ValueError):
+            Verifier([root])
+            yield root
