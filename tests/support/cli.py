@@ -3,11 +3,18 @@
 import fcntl
 import os
 import pty
+import select
+import signal
+import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
+
+import pyte
 
 from support.server import SOURCES
 
@@ -67,3 +74,133 @@ def kes_on_terminal(
         process.kill()
         process.wait()
         os.close(ours)
+
+
+@contextmanager
+def kes_in_background(*arguments: str, env: Mapping[str, str] | None = None) -> "Iterator[subprocess.Popen[str]]":
+    """`kes` with pipes for its output, while it runs; killed in the end if it still does."""
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(env),
+        preexec_fn=_heed_interrupts,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+class Terminal:
+    """`kes`, or another `command`, on a terminal of that size, while it runs.
+
+    with Terminal("log", env=server.environment) as terminal:
+        terminal.wait_for("Latency")
+        terminal.press_ctrl_c()
+        assert terminal.wait() == 1
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        size: tuple[int, int] = (80, 24),
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        """`size`: columns and lines."""
+        self._ours, theirs = pty.openpty()
+        self._screen = pyte.Screen(*size)
+        self._stream = pyte.ByteStream(self._screen)
+        self.output = b""
+        """All that was written, as it was written."""
+        self.resize(*size)
+        environment = clean_environment(env)
+        for name in ("COLUMNS", "LINES"):
+            environment.pop(name, None)
+        self.process = subprocess.Popen(
+            [*command, *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_take_terminal,
+        )
+        os.close(theirs)
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+
+    @property
+    def lines(self) -> list[str]:
+        """What the screen shows, without what is empty at the end of a line."""
+        return [line.rstrip() for line in self._screen.display]
+
+    @property
+    def shown(self) -> str:
+        return "\n".join(self.lines).rstrip()
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the cursor can be seen, at the beginning of a line, on the screen that the command was called on."""
+        return not self._screen.cursor.hidden and self._screen.cursor.x == 0 and not self.has_own_screen
+
+    @property
+    def has_own_screen(self) -> bool:
+        """Whether the command draws on the alternate screen, which a terminal drops when it ends."""
+        return self.output.count(b"\x1b[?1049h") > self.output.count(b"\x1b[?1049l")
+
+    def resize(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self._screen.resize(lines, columns)
+
+    def press(self, keys: bytes) -> None:
+        os.write(self._ours, keys)
+
+    def press_ctrl_c(self) -> None:
+        self.press(b"\x03")
+
+    def wait_for(self, condition: str | Callable[[], bool], *, seconds: float = 20.0) -> None:
+        """Until the screen shows the text, or the condition holds."""
+        deadline = time.monotonic() + seconds
+        while not (condition in self.shown if isinstance(condition, str) else condition()):
+            if time.monotonic() > deadline or not self._read(0.1):
+                raise AssertionError(f"{condition!r} did not come:\n{self.shown}\n{self.output[-500:]!r}")
+
+    def wait(self, seconds: float = 20.0) -> int:
+        """Until the command ends; its exit code."""
+        deadline = time.monotonic() + seconds
+        while self._read(0.1):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the command did not end:\n{self.shown}")
+        return self.process.wait(seconds)
+
+    def _read(self, seconds: float) -> bool:
+        """Take in what is written; False when nobody is there any more."""
+        if not select.select([self._ours], [], [], seconds)[0]:
+            return True
+        try:
+            piece = os.read(self._ours, 65536)
+        except OSError:  # how a terminal tells that
+            return False
+        self.output += piece
+        self._stream.feed(piece)
+        return bool(piece)
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as a shell starts a command, whatever the tests were started by
+
+
+def _take_terminal() -> None:
+    _heed_interrupts()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -207,13 +207,18 @@ def command_help(path: str, command: Command) -> str:
 
 def group_help(path: str, group: Group) -> str:
     usage = [f"{path} COMMAND"]
+    tables = [("Commands", [(name, command.summary) for name, command in group.commands.items()])]
     if group.default is not None:
-        usage.insert(0, f"{path} {group.default.arguments}")
+        usage.insert(
+            0, " ".join(filter(None, (path, "[options]" if group.default.flags else "", group.default.arguments)))
+        )
+        if group.default.flags:
+            tables.append(("Options", [(_spelling(flag), flag.help) for flag in (*group.default.flags, HELP)]))
     default = group.default.examples if group.default else ()
     return _sections(
         group.summary,
         usage,
-        ("Commands", [(name, command.summary) for name, command in group.commands.items()]),
+        *tables,
         examples=(*default, *(example for command in group.commands.values() for example in _examples(command)[:1])),
         details=group.default.details if group.default else "",
     )
