@@ -32,12 +32,16 @@ myst_heading_anchors = 4
 smartquotes = False
 default_role = "literal"  # in docstrings `x` is code
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # `os.environ`, not what is in it
 autodoc_typehints_format = "short"
 add_module_names = False
+toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = "Keswick"
 html_extra_path = ["_extra"]
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_show_copyright = False
@@ -48,7 +52,7 @@ html_domain_indices = False
 
 def setup(app: Any) -> None:
     app.connect("source-read", _add_contents)
-    app.connect("autodoc-process-docstring", _drop_what_says_nothing)
+    app.connect("autodoc-process-docstring", _read_as_plain_text)
 
 
 def _add_contents(app: Any, page: str, source: list[str]) -> None:
@@ -58,7 +62,12 @@ def _add_contents(app: Any, page: str, source: list[str]) -> None:
             source[0] += "\n".join(("", "```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""))
 
 
-def _drop_what_says_nothing(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """Python gives each field of a named tuple a docstring of its own."""
-    if lines and lines[0].startswith("Alias for field number"):
+def _read_as_plain_text(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """What is indented in a docstring is code. Python's own words about named tuples go, the advice of errors comes."""
+    if lines and lines[0].startswith(("Alias for field number", f"{name.rpartition('.')[2]}(")):
         lines.clear()
+    for index in reversed(range(1, len(lines))):
+        if lines[index].startswith("    ") and not lines[index - 1] and not lines[index - 2].startswith((" ", ">>>")):
+            lines[index:index] = ["::", ""]
+    if what == "exception" and getattr(value, "advice", ""):
+        lines += ["", f"Advice: {value.advice}.", ""]

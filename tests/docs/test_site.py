@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+import keswick.client
+
 ROOT = Path(__file__).parents[2]
 PAGES = [path.relative_to(ROOT) for path in (*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/*.md")))]
 ELSEWHERE = re.compile(r"[a-z]+:", re.ASCII)
@@ -47,7 +49,7 @@ def test_the_pages_are_as_the_code_says() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+def test_the_site_is_built_without_a_warning_is_complete_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     site = tmp_path / "html"
     done = subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", "docs", "-d", str(tmp_path), ".", str(site)],
@@ -58,5 +60,8 @@ def test_the_site_is_built_without_a_warning_and_loads_nothing_from_elsewhere(tm
     assert (done.returncode, done.stderr) == (0, "")
     built = [page for page in site.rglob("*.html") if page != site / "index.html"]
     assert {page.relative_to(site) for page in built} >= {page.with_suffix(".html") for page in PAGES}
+    reference = (site / "docs" / "api.html").read_text()
+    for name in set(keswick.client.__all__) - {"DEFAULT_ENDPOINT"}:
+        assert re.search(rf'id="keswick\.client\.(\w+\.)?{name}"', reference), name
     for page in built:
         assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//[^>]+>', page.read_text()), page
