@@ -93,7 +93,7 @@ class Report:
     @property
     def complete(self) -> bool:
         """Whether every key of the source is now at the target."""
-        return not (self.stopped or self.failures or self.count(Outcome.DIFFERS))
+        return not (self.stopped or self.failures or self.count(Outcome.DIFFERS)) and self.tried == self.total
 
 
 class Migration:
@@ -136,7 +136,7 @@ class Migration:
         try:
             self._restore()
             with _side("source"):
-                names = sorted(filter(self._matches, self._source.list("")))
+                names = sorted(set(filter(self._matches, self._source.list(""))))
             with _side("target"):
                 self._at_target = set(self._target.list(""))
             report.total = len(names)
@@ -153,7 +153,8 @@ class Migration:
             pass
         except KeyboardInterrupt:
             self._stop("interrupted; start the same migration again to go on")
-        report.failures = dict(sorted(report.failures.items()))
+        with self._changing:
+            report.failures = dict(sorted(report.failures.items()))
         return report
 
     def _work(self, names: Sequence[str], tick: Callable[[Report], None]) -> None:
@@ -163,6 +164,8 @@ class Migration:
                 running = [pool.submit(self._drain, rest) for _ in range(min(THREADS, len(names)))]
                 while wait(running, _TICK).not_done:
                     tick(self.report)
+                for worker in running:
+                    worker.result()
             except BaseException:
                 self._stopping.set()
                 raise
@@ -222,15 +225,15 @@ class Migration:
                 self._target.delete(name)
                 self._target.create(name, new)
                 trouble: Exception = KeyStoreError(_MISREAD)
-            except KeyExists:
-                raise KeyStoreError("somebody else made a key of this name at the same time") from None
             except Exception as error:
                 trouble = error
             # What counts is what the target holds now, whatever it said on the way.
             try:
-                if _get(self._target, name) == new:
+                held = _get(self._target, name)
+                if held == new:
                     return
-                self._put_back(name, old)
+                if held is None or not isinstance(trouble, KeyExists):  # else it is somebody else's
+                    self._put_back(name, old)
             except Exception as error:
                 kind = KeyStoreUnreachable if _is_away(trouble) or _is_away(error) else KeyStoreError
                 raise kind(
