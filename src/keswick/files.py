@@ -2,7 +2,6 @@
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -91,7 +90,7 @@ class Draft:
             self._temporary = self._other_name()
             self._handle = os.open(self._temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         rest = memoryview(data)
         with _naming(self.path):
             while rest:
@@ -145,7 +144,7 @@ class Draft:
 
     def _other_name(self) -> Path:
         # Short, whatever the length of the name: it must be a file name, too.
-        return self.path.with_name(f".kes-{secrets.token_hex(8)}.tmp")
+        return self.path.with_name(f".kes-{os.urandom(8).hex()}.tmp")
 
 
 @contextmanager
