@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
+from keswick._native import CallFailed, Pending, Reader
 from keswick.client import calls
 from keswick.client.base import BaseClient
 from keswick.client.endpoint import Endpoint
@@ -24,7 +25,6 @@ from keswick.client.results import (
     Status,
     Version,
 )
-from keswick.client.stopgap import CallFailed, Pending, Reader
 
 if TYPE_CHECKING:
     from typing import Self
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Answer = TypeVar("Answer")
 Event = TypeVar("Event")
+P = ParamSpec("P")
 
 
 class AsyncClient(BaseClient):
@@ -135,13 +136,12 @@ class AsyncClient(BaseClient):
     # --- one call ---
 
     async def _do(self, call: calls.Call[Result]) -> Result:
-        async def ask(endpoint: Endpoint) -> Reply | CallFailed:
-            answer = await _outcome(
-                lambda done: self._http.begin(
-                    done, endpoint.host, endpoint.port, call.method, call.path, call.body, timeout=self._timeout
-                )
+        async def ask(endpoint: Endpoint) -> Reply:
+            host, port = endpoint
+            answer = await _end_of(
+                self._http.begin, host, port, call.method, call.path, call.body, timeout=self._timeout
             )
-            return answer if isinstance(answer, CallFailed) else Reply(*answer)
+            return Reply(*answer)
 
         return call.read(checked(await self._from_first(ask, call.repeatable)))
 
@@ -157,51 +157,48 @@ class AsyncClient(BaseClient):
         lines = Lines()
         try:
             while True:
-                piece = await _outcome(lambda done: reader.begin_read(done, timeout=None))
-                if isinstance(piece, CallFailed):
-                    raise explained(endpoint, piece)
+                piece = await _end_of(reader.begin_read, timeout=None)
                 for line in lines.feed(piece):
                     yield read(line)
                 if not piece:
                     return
+        except CallFailed as failure:
+            raise explained(endpoint, failure) from None
         finally:
             reader.close()
 
-    async def _open(self, stream: calls.Stream[Event]) -> tuple[Endpoint, Reader, Callable[[bytes], Event]]:
-        async def ask(endpoint: Endpoint) -> _Opened | Reply | CallFailed:
-            reader = await _outcome(
-                lambda done: self._http.begin_open(done, endpoint.host, endpoint.port, stream.path, timeout=None)
-            )
-            if isinstance(reader, CallFailed):
-                return reader
+    async def _open(self, stream: calls.Stream[Event]) -> "_Opened[Event]":
+        async def ask(endpoint: Endpoint) -> "_Opened[Event] | Reply":
+            reader = await _end_of(self._http.begin_open, *endpoint, stream.path, timeout=None)
             if reader.status == 200:
-                return _Opened(endpoint, reader)
+                return _Opened(endpoint, reader, stream.read)
             try:
                 body = b""
-                while piece := await _outcome(lambda done: reader.begin_read(done, timeout=self._timeout)):
-                    if isinstance(piece, CallFailed):
-                        return piece
+                while piece := await _end_of(reader.begin_read, timeout=self._timeout):
                     body += piece
                 return Reply(reader.status, reader.content_type, body)
             finally:
                 reader.close()
 
-        opened: _Opened | Reply = await self._from_first(ask, repeatable=True)
+        opened: _Opened[Event] | Reply = await self._from_first(ask, repeatable=True)
         if isinstance(opened, _Opened):
-            return opened.endpoint, opened.reader, stream.read
+            return opened
         refusal = refused(opened)
         if isinstance(refusal, NotServed) and stream.of_old is not None:
             return await self._open(stream.of_old)
         raise refusal
 
-    async def _from_first(self, ask: Callable[[Endpoint], Awaitable[Answer | CallFailed]], repeatable: bool) -> Answer:
+    async def _from_first(self, ask: Callable[[Endpoint], Awaitable[Answer]], repeatable: bool) -> Answer:
         """What the first endpoint that answers says."""
         plan: Plan[Answer] = self._servers.plan(repeatable)
         step = next(plan)
         while True:
-            outcome = None
+            outcome: Answer | CallFailed | None = None
             if isinstance(step, Endpoint):
-                outcome = await ask(step)
+                try:
+                    outcome = await ask(step)
+                except CallFailed as failure:
+                    outcome = failure
             else:
                 await asyncio.sleep(step)
             try:
@@ -211,20 +208,23 @@ class AsyncClient(BaseClient):
                 return answer
 
 
-class _Opened(NamedTuple):
+class _Opened(NamedTuple, Generic[Event]):
     endpoint: Endpoint
     reader: Reader
+    read: Callable[[bytes], Event]
 
 
-async def _outcome(begin: Callable[[Callable[[Answer | CallFailed], object]], Pending]) -> Answer | CallFailed:
-    """What a native call ends with. Cancelling the task ends the call."""
+async def _end_of(
+    begin: Callable[Concatenate[Callable[[Answer | CallFailed], object], P], Pending], *args: P.args, **kwargs: P.kwargs
+) -> Answer:
+    """Begin a native call and wait for its end. Cancelling the task ends the call. Raises CallFailed."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Answer | CallFailed] = loop.create_future()
 
     def settle(outcome: Answer | CallFailed) -> None:
         if not future.done():
             future.set_result(outcome)
-        elif isinstance(outcome, Reader):  # came when the task had just been cancelled
+        elif isinstance(outcome, Reader):  # it came when the task had just been cancelled
             outcome.close()
 
     def done(outcome: Answer | CallFailed) -> None:
@@ -232,9 +232,12 @@ async def _outcome(begin: Callable[[Callable[[Answer | CallFailed], object]], Pe
         with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
             loop.call_soon_threadsafe(settle, outcome)
 
-    pending = begin(done)
+    pending = begin(done, *args, **kwargs)
     try:
-        return await future
-    except asyncio.CancelledError:
+        outcome = await future
+    except BaseException:
         pending.cancel()
         raise
+    if isinstance(outcome, CallFailed):
+        raise outcome
+    return outcome

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keswick
+from keswick._native import HttpClient
 from keswick.client import credentials, environment
 from keswick.client.endpoint import DEFAULT_ENDPOINT, parse_all
 from keswick.client.failover import Servers
-from keswick.client.stopgap import HttpClient
 
 if TYPE_CHECKING:
     from typing import Self

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keswick import pem, roots
-from keswick.client.stopgap import ClientTls
+from keswick._native import ClientTls
 
 if TYPE_CHECKING:
     from keswick.identity import APIKey

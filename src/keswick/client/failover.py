@@ -6,6 +6,7 @@ No input or output: a plan says what to do, and is told what came of it.
 from collections.abc import Generator
 from typing import TypeAlias, TypeVar
 
+from keswick._native import CallFailed
 from keswick.client.endpoint import Endpoint
 from keswick.client.errors import (
     APIError,
@@ -18,7 +19,6 @@ from keswick.client.errors import (
     TimedOut,
 )
 from keswick.client.replies import Reply, refused
-from keswick.client.stopgap import CallFailed
 
 Answer = TypeVar("Answer")
 

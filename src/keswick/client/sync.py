@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from keswick._native import CallFailed, Reader
 from keswick.client import calls
 from keswick.client.base import BaseClient
 from keswick.client.endpoint import Endpoint
@@ -23,7 +24,6 @@ from keswick.client.results import (
     Status,
     Version,
 )
-from keswick.client.stopgap import CallFailed, Reader
 
 if TYPE_CHECKING:
     from typing import Self
