@@ -10,6 +10,15 @@
 from typing import TYPE_CHECKING
 
 from keswick.client.endpoint import DEFAULT_ENDPOINT, Endpoint
+from keswick.client.envelope import (
+    DataKeyRefused,
+    HeaderChanged,
+    NotSealed,
+    SealError,
+    Tampered,
+    Truncated,
+    UnsupportedVersion,
+)
 from keswick.client.errors import (
     AlgorithmNotSupported,
     APIError,
@@ -72,10 +81,12 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionFailed",
     "DataKey",
+    "DataKeyRefused",
     "DecryptionFailed",
     "Endpoint",
     "ErrorEvent",
     "HMACNotSupported",
+    "HeaderChanged",
     "IdentityInfo",
     "IdentityNotFound",
     "InvalidKey",
@@ -90,20 +101,25 @@ __all__ = [
     "LogStream",
     "Metrics",
     "NotAllowed",
+    "NotSealed",
     "NotServed",
     "Overloaded",
     "Policy",
     "PolicyInfo",
     "PolicyNotFound",
+    "SealError",
     "ServerNameMismatch",
     "ServerNotTrusted",
     "ServerUnavailable",
     "ServerUnreachable",
     "Status",
+    "Tampered",
     "TimeLimitExceeded",
     "TimedOut",
     "TooManyCertificates",
+    "Truncated",
     "UnexpectedReply",
+    "UnsupportedVersion",
     "Version",
 ]
 

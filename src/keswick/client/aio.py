@@ -1,14 +1,18 @@
 """The client for asyncio."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 
 from keswick._native import CallFailed, Pending, Reader
 from keswick.client import calls
 from keswick.client.base import BaseClient
 from keswick.client.endpoint import Endpoint
+from keswick.client.envelope import DEFAULT_CHUNK_SIZE
 from keswick.client.errors import NotServed
 from keswick.client.failover import Plan, explained
 from keswick.client.metrics import Metrics
@@ -25,6 +29,7 @@ from keswick.client.results import (
     Status,
     Version,
 )
+from keswick.client.sealing import BinaryReader, BinaryWriter, Sealing
 
 if TYPE_CHECKING:
     from typing import Self
@@ -33,6 +38,10 @@ Result = TypeVar("Result")
 Answer = TypeVar("Answer")
 Event = TypeVar("Event")
 P = ParamSpec("P")
+
+
+class _Abandoned(Exception):
+    """Ends a thread whose result nobody waits for."""
 
 
 class AsyncClient(BaseClient):
@@ -87,6 +96,91 @@ class AsyncClient(BaseClient):
 
     async def hmac(self, name: str, message: bytes) -> bytes:
         return await self._do(calls.hmac(name, message))
+
+    # --- files, in a thread ---
+
+    async def seal(
+        self,
+        source: str | Path,
+        target: str | Path | None = None,
+        *,
+        key: str,
+        context: bytes = b"",
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        overwrite: bool = False,
+    ) -> Path:
+        return await self._in_thread(
+            lambda sealing: sealing.seal(
+                source, target, key=key, context=context, chunk_size=chunk_size, overwrite=overwrite
+            ),
+            to_the_end=True,
+        )
+
+    async def unseal(
+        self,
+        source: str | Path,
+        target: str | Path | None = None,
+        *,
+        context: bytes = b"",
+        overwrite: bool = False,
+    ) -> Path:
+        return await self._in_thread(
+            lambda sealing: sealing.unseal(source, target, context=context, overwrite=overwrite), to_the_end=True
+        )
+
+    async def seal_stream(
+        self,
+        reader: BinaryReader,
+        writer: BinaryWriter,
+        *,
+        key: str,
+        context: bytes = b"",
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+    ) -> None:
+        """Both are used in a thread, and block it as they like."""
+        await self._in_thread(
+            lambda sealing: sealing.seal_stream(reader, writer, key=key, context=context, chunk_size=chunk_size)
+        )
+
+    async def unseal_stream(self, reader: BinaryReader, writer: BinaryWriter, *, context: bytes = b"") -> None:
+        """Both are used in a thread, and block it as they like."""
+        await self._in_thread(lambda sealing: sealing.unseal_stream(reader, writer, context=context))
+
+    async def _in_thread(self, work: Callable[[Sealing], Result], *, to_the_end: bool = False) -> Result:
+        """Do what blocks in a thread, whose calls of the server are carried out here.
+
+        When this is cancelled, the thread ends before its next piece. `to_the_end`: wait for that, so that nothing
+        appears afterwards.
+        """
+        loop = asyncio.get_running_loop()
+        stopped = threading.Event()
+        asked: list[Future[Any]] = []
+
+        def check() -> None:
+            if stopped.is_set():
+                raise _Abandoned
+
+        def ask(call: Coroutine[Any, Any, Answer]) -> Answer:
+            future = asyncio.run_coroutine_threadsafe(call, loop)
+            asked.append(future)
+            return future.result()
+
+        sealing = Sealing(
+            lambda name, context: ask(self.generate_key(name, context)),
+            lambda name, ciphertext, context: ask(self.decrypt(name, ciphertext, context)),
+            check,
+        )
+        done = loop.run_in_executor(None, work, sealing)
+        done.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # perhaps nobody else asks for it
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            stopped.set()
+            for call in asked:
+                call.cancel()
+            if to_the_end:
+                await asyncio.wait([done])
+            raise
 
     # --- policies and identities ---
 

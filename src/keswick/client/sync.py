@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from keswick._native import CallFailed, Reader
 from keswick.client import calls
 from keswick.client.base import BaseClient
 from keswick.client.endpoint import Endpoint
+from keswick.client.envelope import DEFAULT_CHUNK_SIZE
 from keswick.client.errors import NotServed
 from keswick.client.failover import Plan, explained
 from keswick.client.metrics import Metrics
@@ -24,6 +26,7 @@ from keswick.client.results import (
     Status,
     Version,
 )
+from keswick.client.sealing import BinaryReader, BinaryWriter, Sealing
 
 if TYPE_CHECKING:
     from typing import Self
@@ -133,6 +136,82 @@ class Client(BaseClient):
         32
         """
         return self._do(calls.hmac(name, message))
+
+    # --- files ---
+
+    def seal(
+        self,
+        source: str | Path,
+        target: str | Path | None = None,
+        *,
+        key: str,
+        context: bytes = b"",
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        overwrite: bool = False,
+    ) -> Path:
+        """Seal a file of any size under a new data key, which goes with it, sealed with the server's key `key`.
+
+        The path of the sealed file is `target`, or the source's with `.sealed` behind it; it has the source's
+        permissions, as far as the umask lets it.
+
+        The server sees nothing of the file. `context` is authenticated with it, and has to be given again to unseal.
+        `chunk_size`: bytes that are sealed, and held in memory, at a time. The target appears when it is whole.
+        Raises FileExistsError for a target that is there, unless `overwrite`.
+
+        >>> client.seal("backup.tar", key="my-key").name
+        'backup.tar.sealed'
+        """
+        return self._sealing().seal(
+            source, target, key=key, context=context, chunk_size=chunk_size, overwrite=overwrite
+        )
+
+    def unseal(
+        self,
+        source: str | Path,
+        target: str | Path | None = None,
+        *,
+        context: bytes = b"",
+        overwrite: bool = False,
+    ) -> Path:
+        """Unseal a file. The path of what was in it is `target`, or the source's without `.sealed`; it is for its owner
+        only.
+
+        The target appears when all of it was found to be what was sealed, otherwise SealError says what is wrong.
+        Raises FileExistsError for a target that is there, unless `overwrite`.
+
+        >>> client.unseal("backup.tar.sealed", "restored.tar").name
+        'restored.tar'
+        """
+        return self._sealing().unseal(source, target, context=context, overwrite=overwrite)
+
+    def seal_stream(
+        self,
+        reader: BinaryReader,
+        writer: BinaryWriter,
+        *,
+        key: str,
+        context: bytes = b"",
+        chunk_size: int = DEFAULT_CHUNK_SIZE,
+    ) -> None:
+        """As `seal`, from one binary file object, up to its end, to another."""
+        self._sealing().seal_stream(reader, writer, key=key, context=context, chunk_size=chunk_size)
+
+    def unseal_stream(self, reader: BinaryReader, writer: BinaryWriter, *, context: bytes = b"") -> None:
+        """As `unseal`, from one binary file object, up to its end, to another.
+
+        What comes out is authentic piece by piece, but that it is whole shows only at the end: if this raises, what was
+        written until then must not be used.
+
+        >>> sealed, plaintext = io.BytesIO(), io.BytesIO()
+        >>> client.seal_stream(io.BytesIO(b"attack at dawn"), sealed, key="my-key")
+        >>> client.unseal_stream(io.BytesIO(sealed.getvalue()), plaintext)
+        >>> plaintext.getvalue()
+        b'attack at dawn'
+        """
+        self._sealing().unseal_stream(reader, writer, context=context)
+
+    def _sealing(self) -> Sealing:
+        return Sealing(self.generate_key, self.decrypt)
 
     # --- policies and identities ---
 
