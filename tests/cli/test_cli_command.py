@@ -11,7 +11,8 @@ import pytest
 
 from keswick.cli import COMMANDS
 from keswick.cli.command import Arguments, Command, CommandError, Flag, Group, HelpWanted, parse, run
-from keswick.cli.connection import API_KEY, CA_FILE, CERT_FILE, ENDPOINT, ENVIRONMENT, KEY_FILE
+from keswick.cli.connection import ENVIRONMENT
+from keswick.client.environment import API_KEY, CA_FILE, CERT_FILE, KEY_FILE, SERVER
 from support.cli import COMMAND, clean_environment, kes, kes_on_terminal
 
 FLAGS = (Flag("json", "…"), Flag("insecure", "…", short="k"), Flag("key", "…", short="f", value="FILE"))
@@ -160,13 +161,13 @@ def test_the_documentation_names_every_command_flag_and_variable() -> None:
         section = next(part for part in text.split("\n## ") if part.startswith(f"`{' '.join(path.split()[:2])}"))
         words = [path.split()[-1], *(f"--{flag.name}" for flag in command.flags)]
         assert [word for word in words if not re.search(rf"(?<![\w-]){word}(?![\w-])", section)] == []
-    for variable in (*ENDPOINT, *API_KEY, *KEY_FILE, *CERT_FILE, *CA_FILE):
+    for variable in (*SERVER, *API_KEY, *KEY_FILE, *CERT_FILE, *CA_FILE):
         assert f"`{variable}`" in text
 
 
 def test_the_help_names_the_variables_of_clients() -> None:
     assert {name for name, _ in ENVIRONMENT} - {"SSL_CERT_FILE"} <= {
-        *ENDPOINT,
+        *SERVER,
         *API_KEY,
         *KEY_FILE,
         *CERT_FILE,

@@ -177,7 +177,7 @@ SEE = "See 'kes identity new --help'\n"
         ("of a b", "too many arguments. See 'kes identity of --help'\n"),
         ("no.file", "open no.file: no such file or directory\n"),
         ("of nofile", "open nofile: no such file or directory\n"),
-        ("info", "\"info\" is not an identity command or a file. See 'kes identity --help'\n"),
+        ("foo", "\"foo\" is not an identity command or a file. See 'kes identity --help'\n"),
         ("nwe", "\"nwe\" is not an identity command or a file. Did you mean 'new'? See 'kes identity --help'\n"),
         ("kes:v1:AAAA", "kes: invalid API key: invalid length\n"),
         (

@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from contextlib import suppress
+from importlib import import_module
 
 from keswick.cli.command import (
     HELP,
@@ -22,12 +23,25 @@ COMMANDS = {
     "init": "Set up a folder with everything a first server needs.",
     "key": "Create, use and manage keys.",
     "ls": "List keys, policies or identities.",
+    "policy": "Look at the server's policies.",
+    "identity": "Make API keys and certificates, compute identities, and look them up.",
+    "status": "Show how the servers are.",
+    "metric": "Show what a server is doing: requests, response times, memory.",
+    "log": "Follow the audit log or the error log of a server.",
     "migrate": "Move keys from one key store to another.",
-    "identity": "Make API keys and certificates, and compute identities.",
+    "tool": "Commands in the form of 2021.",
+    "update": "Tell how to upgrade.",
+    "completion": "Print the completion of commands for a shell.",
 }
 """Every command with its summary; `keswick.cli.<name>.COMMAND` is the command or group itself."""
 
-_FLAGS = (Flag("version", "Print the version.", short="v"), HELP)
+FLAGS = (
+    Flag("version", "Print the version.", short="v"),
+    Flag("update", "Tell how to upgrade.", short="u"),
+    Flag("auto-completion", "Install the completion of commands for the shell in $SHELL."),
+    HELP,
+)
+"""Of `kes` itself."""
 _EXAMPLES = ("kes init ./kes", "kes server --config ./kes/config.yaml", "kes key create my-key", "kes key --help")
 
 
@@ -60,25 +74,39 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int | None:
     name = words[0] if words else ""
-    if not words or name.startswith("-"):
-        try:
-            arguments = parse(words, "kes", _FLAGS)
-            arguments.at_most(0)
-        except HelpWanted:
-            arguments = None
-        if arguments is None or not arguments.has("version"):
-            from keswick.cli.connection import ENVIRONMENT, ENVIRONMENT_DETAILS
+    if "COMP_LINE" in os.environ:  # a shell asks how the line could go on
+        from keswick.cli.completion import answer
 
-            raise HelpWanted(root_help(COMMANDS, _FLAGS, ENVIRONMENT, _EXAMPLES, ENVIRONMENT_DETAILS))
+        answer(words)
+        return 0
+    if not words or name.startswith("-"):
+        return _without_command(words)
+    if name not in COMMANDS:
+        raise unknown_command(name, "kes", "kes", tuple(COMMANDS))
+    return run(name, import_module(f"keswick.cli.{name}").COMMAND, words[1:])
+
+
+def _without_command(words: list[str]) -> int | None:
+    try:
+        arguments = parse(words, "kes", FLAGS)
+        arguments.at_most(0)
+    except HelpWanted:
+        arguments = None
+    if arguments is not None and arguments.has("version"):
         from keswick.about import version_lines
 
         print("\n".join(version_lines()))
-        return 0
-    if name not in COMMANDS:
-        raise unknown_command(name, "kes", "kes", tuple(COMMANDS))
-    from importlib import import_module
+    elif arguments is not None and arguments.has("update"):
+        return run("update", import_module("keswick.cli.update").COMMAND, [])
+    elif arguments is not None and arguments.has("auto-completion"):
+        from keswick.cli.completion import install
 
-    return run(name, import_module(f"keswick.cli.{name}").COMMAND, words[1:])
+        install()
+    else:
+        from keswick.cli.connection import ENVIRONMENT, ENVIRONMENT_DETAILS
+
+        raise HelpWanted(root_help(COMMANDS, FLAGS, ENVIRONMENT, _EXAMPLES, ENVIRONMENT_DETAILS))
+    return None
 
 
 def _fail(message: str) -> int:

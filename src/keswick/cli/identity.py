@@ -1,4 +1,4 @@
-"""`kes identity`: API keys, certificates, and the identities of both. Nothing here talks to a server."""
+"""`kes identity`: API keys, certificates, the identities of both, and what the server knows about them."""
 
 import math
 import os
@@ -9,11 +9,28 @@ from typing import TYPE_CHECKING
 
 from keswick import pem
 from keswick.cli.command import Arguments, Command, CommandError, Flag, Group, unknown_command
-from keswick.cli.terminal import ask_password, is_terminal, write_value
+from keswick.cli.connection import INSECURE, connect, failing
+from keswick.cli.input import read_word
+from keswick.cli.output import (
+    COLOUR,
+    ENCLAVE,
+    GREEN,
+    JSON,
+    RED,
+    date,
+    known,
+    labelled,
+    print_names,
+    rules,
+    styled,
+    wants_colour,
+)
+from keswick.cli.terminal import ask_password, is_terminal, printable, to_json, write_value
 from keswick.files import NewFile, write_files
 from keswick.identity import APIKey, identity_of, self_signed
 
 if TYPE_CHECKING:
+    from keswick.client import IdentityInfo, Policy
     from keswick.identity import KeyPair
 
 _RECOMPUTE = "The identity can be computed again with:\n\n   kes identity of <API key>"
@@ -31,34 +48,25 @@ def identity(arguments: Arguments) -> None:
         else:
             write_value(key.text)
         return
-    word = arguments.word(0, "API key or file")
-    if word.startswith(APIKey.PREFIX):
-        write_value(_api_key(word).identity)
+    found, name = _given(arguments, "API key or file", or_command=True)
+    if isinstance(found, APIKey):
+        write_value(found.identity)
         return
-    blocks = _read(word, or_command=True)
-    for block in blocks:
+    for block in found:
         if block.label == "CERTIFICATE":
-            write_value(_identity_of_certificate(block, word))
+            write_value(identity_of(public_key(block, name)))
             return
         if block.is_private_key:
-            write_value(_api_key_of(block, word).text)
+            write_value(_api_key_of(block, name).text)
             return
-    raise CommandError(f"'{word}' contains no valid PEM certificate or private key")
+    raise CommandError(f"'{name}' contains no valid PEM certificate or private key")
 
 
 def of(arguments: Arguments) -> None:
-    word = arguments.word(0, "API key or certificate")
     arguments.at_most(1)
-    if word.startswith(APIKey.PREFIX):
-        found = _api_key(word).identity
-    else:
-        blocks = _read(word)
-        if any(block.label != "CERTIFICATE" for block in blocks):
-            raise CommandError(f"failed to parse certificate in '{word}': unsupported PEM data block")
-        if not blocks:
-            raise CommandError(f"failed to parse certificate in '{word}': no PEM certificate found")
-        found = _identity_of_certificate(blocks[0], word)
-    write_value(f"Identity:\n\n   {found}" if is_terminal() else found)
+    found, name = _given(arguments, "API key or certificate")
+    identity = found.identity if isinstance(found, APIKey) else identity_of(public_key_of_certificates(found, name))
+    write_value(f"Identity:\n\n   {identity}" if is_terminal() else identity)
 
 
 def new(arguments: Arguments) -> None:
@@ -77,21 +85,15 @@ def new(arguments: Arguments) -> None:
         print(_about(APIKey.generate(), _RECOMPUTE))
         return
 
-    if os.path.realpath(key_file) == os.path.realpath(cert_file):
-        arguments.fail("the private key and the certificate need a file each")
+    key = APIKey.generate()
+    pair = certificate(arguments, key, "expiry", client=True, server=True)
     overwrite = arguments.has("force")
     for what, file in (("private key", key_file), ("certificate", cert_file)):
         if not overwrite and Path(file).exists():
             raise CommandError(f"{what} already exists. Use --force to overwrite it")
-    key = APIKey.generate()
-    pair = _certificate(arguments, key)
     password = _new_password() if arguments.has("encrypt") else None
     try:
-        write_files(
-            NewFile(Path(cert_file), pair.certificate_pem, secret=False),
-            NewFile(Path(key_file), pair.key_pem(password), secret=True),
-            overwrite=overwrite,
-        )
+        write_pair(arguments, Path(key_file), pair.key_pem(password), Path(cert_file), pair.certificate_pem)
     except FileExistsError as error:
         raise CommandError(f"'{error.filename}' already exists. Use --force to overwrite it") from None
     stored = (
@@ -101,24 +103,84 @@ def new(arguments: Arguments) -> None:
     print(_about(key, stored + _RECOMPUTE + f"\n   kes identity of {cert_file}"))
 
 
-def _certificate(arguments: Arguments, key: APIKey) -> "KeyPair":
-    subject = arguments.words[0] if arguments.words else key.identity
+def info(arguments: Arguments) -> None:
+    arguments.at_most(1)
+    colour = wants_colour(arguments)
+    policy: Policy | None = None
+    with connect(arguments) as client, failing():
+        if arguments.words:
+            found = client.describe_identity(arguments.word(0, "identity"))
+        else:
+            found, policy = client.describe_self()
+    if arguments.has("json"):
+        print(to_json(_as_json(found, policy)))
+        return
+    print(
+        labelled(
+            ("Identity", found.identity),
+            ("Policy", printable(found.policy) if arguments.words else ""),
+            ("Created At", date(found.created_at, local=True)),
+            ("Role", "Admin" if found.is_admin else "User"),
+            ("Created By", found.created_by),
+        )
+    )
+    if policy is not None:
+        print()
+        print(labelled(("Policy", printable(policy.name)), ("Created At", date(policy.created_at, local=True))))
+        _print_rules("Allow", policy.allow, GREEN, colour)
+        _print_rules("Deny", policy.deny, RED, colour)
+
+
+def list_(arguments: Arguments) -> None:
+    arguments.at_most(1)
+    with connect(arguments) as client, failing("failed to list identities"):
+        identities = sorted(client.list_identities("".join(arguments.words)))
+    print_names("Identity", identities, arguments)
+
+
+def list_2021(arguments: Arguments) -> None:
+    arguments.at_most(1)
+    with connect(arguments) as client, failing("failed to list identities"):
+        for identity in client.list_identities("".join(arguments.words)):
+            policy = client.describe_identity(identity).policy
+            if policy:  # the admin has none, and never was in this list
+                shown = to_json({"identity": identity, "policy": policy})
+                print(f"{identity} => {printable(policy)}" if is_terminal() else shown)
+
+
+def certificate(
+    arguments: Arguments, key: APIKey, expiry_flag: str, *, client: bool = False, server: bool = False
+) -> "KeyPair":
+    """A certificate for that key, as the flags and the subject in the arguments say."""
     try:
         return self_signed(
-            subject,
-            lifetime=_expiry(arguments),
+            arguments.words[0] if arguments.words else key.identity,
+            lifetime=_expiry(arguments, expiry_flag),
             key=key,
             dns=arguments.values("dns"),
             ips=arguments.values("ip"),
-            client=True,
-            server=True,
+            client=client,
+            server=server,
         )
     except ValueError as error:
         raise CommandError(f"failed to create certificate: {error}") from None
 
 
-def _expiry(arguments: Arguments) -> timedelta:
-    text = arguments.value("expiry")
+def write_pair(
+    arguments: Arguments, key: Path, key_pem: str, cert: Path, cert_pem: str, *, secret_cert: bool = False
+) -> None:
+    """Write both or none. Raises FileExistsError unless the user forces it."""
+    if os.path.realpath(key) == os.path.realpath(cert):
+        arguments.fail("the private key and the certificate need a file each")
+    write_files(
+        NewFile(cert, cert_pem, secret=secret_cert),
+        NewFile(key, key_pem, secret=True),
+        overwrite=arguments.has("force"),
+    )
+
+
+def _expiry(arguments: Arguments, flag: str) -> timedelta:
+    text = arguments.value(flag)
     if text is None:
         return DEFAULT_EXPIRY
     from keswick.config import duration
@@ -126,9 +188,9 @@ def _expiry(arguments: Arguments) -> timedelta:
     try:
         seconds = duration.parse(text)
     except ValueError as error:
-        arguments.fail(f'invalid argument "{text}" for "--expiry" flag: {error}')
+        arguments.fail(f'invalid argument "{text}" for "--{flag}" flag: {error}')
     if seconds < 1:
-        arguments.fail(f'invalid argument "{text}" for "--expiry" flag: a certificate is valid for a second at least')
+        arguments.fail(f'invalid argument "{text}" for "--{flag}" flag: a certificate is valid for a second at least')
     return timedelta(seconds=math.floor(seconds))
 
 
@@ -150,11 +212,21 @@ def _about(key: APIKey, ending: str) -> str:
     )
 
 
-def _api_key(text: str) -> APIKey:
-    try:
-        return APIKey.parse(text)
-    except ValueError as error:
-        raise CommandError(str(error)) from None
+def _given(arguments: Arguments, what: str, *, or_command: bool = False) -> tuple[APIKey | list[pem.Block], str]:
+    """What the only argument is: an API key, or PEM blocks and the name of the file they are in; `-` is standard input.
+
+    `or_command`: whether the word may as well be a command that does not exist.
+    """
+    word = arguments.word(0, what)
+    text = read_word(arguments, what) if word == "-" else word
+    if text.startswith(APIKey.PREFIX):
+        try:
+            return APIKey.parse(text), ""
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+    if word == "-":
+        return parse_blocks(text, "standard input"), "standard input"
+    return read_blocks(word, or_command=or_command), word
 
 
 def _api_key_of(block: pem.Block, path: str) -> APIKey:
@@ -166,19 +238,28 @@ def _api_key_of(block: pem.Block, path: str) -> APIKey:
         raise CommandError(f"'{path}' contains {text}" if text.startswith("unsupported") else text) from None
 
 
-def _identity_of_certificate(block: pem.Block, path: str) -> str:
+def public_key_of_certificates(blocks: list[pem.Block], name: str) -> bytes:
+    """The public key of the first one, in a file that holds certificates only."""
+    if any(block.label != "CERTIFICATE" for block in blocks):
+        raise CommandError(f"failed to parse certificate in '{name}': unsupported PEM data block")
+    if not blocks:
+        raise CommandError(f"failed to parse certificate in '{name}': no PEM certificate found")
+    return public_key(blocks[0], name)
+
+
+def public_key(block: pem.Block, name: str) -> bytes:
     from keswick._native import Certificate
 
     try:
-        return identity_of(Certificate(block.der).public_key)
+        return Certificate(block.der).public_key
     except ValueError as error:
-        raise CommandError(f"failed to parse certificate in '{path}': {error}") from None
+        raise CommandError(f"failed to parse certificate in '{name}': {error}") from None
 
 
-def _read(path: str, *, or_command: bool = False) -> list[pem.Block]:
-    """The PEM blocks of a file. `or_command`: whether the word may as well be a command that does not exist."""
+def read_blocks(path: str, *, or_command: bool = False) -> list[pem.Block]:
+    """The PEM blocks of a file. `or_command`: see `_given`."""
     try:
-        return pem.blocks(Path(path).read_text("ascii", "replace"))
+        return parse_blocks(Path(path).read_text("ascii", "replace"), path)
     except FileNotFoundError:
         with suppress(ValueError):
             APIKey.parse(path)
@@ -186,14 +267,45 @@ def _read(path: str, *, or_command: bool = False) -> list[pem.Block]:
                 f"an API key begins with '{APIKey.PREFIX}'; without that it is taken for a file"
             ) from None
         if or_command and "." not in path and "/" not in path:
-            raise unknown_command(path, "identity", "kes identity", COMMAND.commands, " or a file") from None
+            known = (*COMMAND.commands, *COMMAND.absent)
+            raise unknown_command(path, "identity", "kes identity", known, " or a file") from None
         raise CommandError(f"open {path}: no such file or directory") from None
-    except ValueError as error:
-        raise CommandError(f"'{path}': {error}") from None
 
+
+def parse_blocks(text: str, name: str) -> list[pem.Block]:
+    try:
+        return pem.blocks(text)
+    except ValueError as error:
+        raise CommandError(f"'{name}': {error}") from None
+
+
+def _as_json(info: "IdentityInfo", policy: "Policy | None") -> dict[str, object]:
+    """As the API describes an identity, but that the policy is always an object."""
+    about = known(created_at=info.created_at, created_by=info.created_by)
+    if policy is not None:
+        found = known(allow=rules(policy.allow), deny=rules(policy.deny))
+        since = known(created_at=policy.created_at, created_by=policy.created_by)
+        about["policy"] = {"name": policy.name, **found, **since}
+    elif info.policy:
+        about["policy"] = {"name": info.policy}
+    return {"identity": info.identity, "admin": info.is_admin, **about}
+
+
+def _print_rules(label: str, listed: tuple[str, ...], code: str, colour: bool) -> None:
+    for index, rule in enumerate(listed):
+        shown = "" if index else label
+        print(f"{styled(shown, code, colour and not index)}{' ' * (12 - len(shown))}· {printable(rule)}")
+
+
+_FROM_INPUT = "With '-' it is read from standard input."
+CERTIFICATE_FLAGS = (
+    Flag("ip", "An IP address for the certificate; may be repeated.", value="IP"),
+    Flag("dns", "A DNS name for the certificate; may be repeated.", value="NAME"),
+    Flag("force", "Overwrite files.", short="f"),
+)
 
 COMMAND = Group(
-    "Make API keys and certificates, and compute identities.",
+    "Make API keys and certificates, compute identities, and look them up.",
     {
         "new": Command(
             "[SUBJECT]",
@@ -202,11 +314,9 @@ COMMAND = Group(
             (
                 Flag("key", "Write the private key to this file.", value="FILE"),
                 Flag("cert", "Write a self-signed certificate to this file.", value="FILE"),
-                Flag("ip", "An IP address for the certificate; may be repeated.", value="IP"),
-                Flag("dns", "A DNS name for the certificate; may be repeated.", value="NAME"),
                 Flag("expiry", "How long the certificate is valid (default 720h).", value="DURATION"),
                 Flag("encrypt", "Encrypt the private key with a password."),
-                Flag("force", "Overwrite files.", short="f"),
+                *CERTIFICATE_FLAGS,
             ),
             examples=("kes identity new", "kes identity new my-app --key my-app.key --cert my-app.crt --expiry 8760h"),
         ),
@@ -214,17 +324,43 @@ COMMAND = Group(
             "API-KEY|CERTIFICATE-FILE",
             "Compute an identity.",
             of,
-            examples=("kes identity of my-app.crt", 'kes identity of "$KES_API_KEY"'),
+            details=_FROM_INPUT,
+            examples=("kes identity of my-app.crt", "kes identity of - <admin.apikey"),
+        ),
+        "info": Command(
+            "[IDENTITY]",
+            "Show what the server knows about an identity, or about the client itself.",
+            info,
+            (INSECURE, JSON, COLOUR, ENCLAVE),
+            examples=("kes identity info", 'kes identity info "$(kes identity of my-app.crt)" --json'),
+        ),
+        "ls": Command(
+            "[PREFIX]",
+            "List identities.",
+            list_,
+            (INSECURE, JSON, COLOUR),
+            examples=("kes identity ls", "kes identity ls --json"),
+        ),
+        "list": Command(
+            "[PREFIX]",
+            "List identities as in 2021: one JSON object per line, with the policy.",
+            list_2021,
+            (INSECURE,),
+            examples=("kes identity list",),
         ),
     },
     default=Command(
         "[API-KEY|FILE]",
-        "Make API keys and certificates, and compute identities.",
+        "Make API keys and certificates, compute identities, and look them up.",
         identity,
         details=(
             "Without an argument a new API key is made. Of an API key or certificate the identity is computed,\n"
-            "of an Ed25519 private key the API key."
+            f"of an Ed25519 private key the API key. {_FROM_INPUT}"
         ),
         examples=("kes identity", "kes identity my-app.crt"),
+    ),
+    absent=dict.fromkeys(
+        ("assign", "forget", "rm"),
+        "policies and their identities stand in the server's configuration file, which it reads again at SIGHUP",
     ),
 )

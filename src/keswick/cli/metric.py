@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from keswick.cli.command import Arguments, Command, Flag
 from keswick.cli.connection import INSECURE, connect, endpoints, failing
 from keswick.cli.terminal import can_redraw, printable, short_duration, size, to_json, uninterrupted, uptime
-from keswick.config import duration
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -38,6 +37,8 @@ def metric(arguments: Arguments) -> None:
 
 def follow_metrics(arguments: Arguments, *, default_rate: str, raw: bool = False) -> None:
     """Until the server is lost. `raw`: JSON lines, on a terminal too."""
+    from keswick.config import duration  # late: `kes metric --help` has no use for YAML
+
     text = arguments.value("rate") or default_rate
     try:
         rate = duration.parse(text)
@@ -238,6 +239,8 @@ class View:
             text.append(f"up {uptime(server.total(_UP_TIME))}")
             if server.total("kes_keystore_offline"):
                 text.append(", the key store does not answer", style="bold red")
+            from keswick.config import duration
+
             text.append(f"   every {duration.format(self._rate)}, until Ctrl-C", style="dim")
         return text
 
