@@ -221,11 +221,11 @@ class AsyncClient(BaseClient):
 
     # --- log streams ---
 
-    def audit_log(self) -> AsyncGenerator[AuditEvent, None]:
-        return self._events(calls.audit_log())
+    def audit_log(self, *, trace: bool = False) -> AsyncGenerator[AuditEvent, None]:
+        return self._events(calls.audit_log(trace))
 
-    def error_log(self) -> AsyncGenerator[ErrorEvent, None]:
-        return self._events(calls.error_log())
+    def error_log(self, *, trace: bool = False) -> AsyncGenerator[ErrorEvent, None]:
+        return self._events(calls.error_log(trace))
 
     # --- one call ---
 
@@ -278,8 +278,8 @@ class AsyncClient(BaseClient):
         if isinstance(opened, _Opened):
             return opened
         refusal = refused(opened)
-        if isinstance(refusal, NotServed) and stream.of_old is not None:
-            return await self._open(stream.of_old)
+        if isinstance(refusal, NotServed) and stream.otherwise is not None:
+            return await self._open(stream.otherwise)
         raise refusal
 
     async def _from_first(self, ask: Callable[[Endpoint], Awaitable[Answer]], repeatable: bool) -> Answer:

@@ -4,11 +4,11 @@ The clients carry calls out, one waiting and one with asyncio; neither knows wha
 """
 
 import json
+import re
 from binascii import b2a_base64
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
-from urllib.parse import quote
 
 from keswick.client import replies
 from keswick.client.metrics import Metrics
@@ -25,6 +25,8 @@ from keswick.client.results import (
     Status,
     Version,
 )
+
+_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")
 
 Result = TypeVar("Result")
 
@@ -163,17 +165,19 @@ class Stream(NamedTuple, Generic[Result]):
     path: str
     read: Callable[[bytes], Result]
     """From a line to an event. Raises APIError."""
-    of_old: "Stream[Result] | None" = None
-    """The same log as servers before 2022 have it."""
+    otherwise: "Stream[Result] | None" = None
+    """The same log at the path that other servers have."""
 
 
-def audit_log() -> Stream[AuditEvent]:
+def audit_log(trace: bool) -> Stream[AuditEvent]:
+    today = Stream("/v1/log/audit", replies.audit_event)
     of_old = Stream("/v1/log/audit/trace", replies.audit_trace_event)
-    return Stream("/v1/log/audit", replies.audit_event, of_old)
+    return of_old._replace(otherwise=today) if trace else today._replace(otherwise=of_old)
 
 
-def error_log() -> Stream[ErrorEvent]:
-    return Stream("/v1/log/error", replies.error_event, Stream("/v1/log/error/trace", replies.error_event))
+def error_log(trace: bool) -> Stream[ErrorEvent]:
+    today, of_old = (Stream(path, replies.error_event) for path in ("/v1/log/error", "/v1/log/error/trace"))
+    return of_old._replace(otherwise=today) if trace else today._replace(otherwise=of_old)
 
 
 # --- what is sent ---
@@ -195,4 +199,8 @@ def _path(prefix: str, name: str, what: str = "key name") -> str:
     """
     if not {"", ".", ".."}.isdisjoint(name.split("/")):
         raise ValueError(f"{what} '{name}' is empty, too long or contains invalid characters")
+    if _UNRESERVED.fullmatch(name.removesuffix("*")):
+        return prefix + name.replace("*", "%2A")
+    from urllib.parse import quote  # late: few names need it, and it takes a while to import
+
     return prefix + quote(name, safe="", errors="surrogateescape")

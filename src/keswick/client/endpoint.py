@@ -3,12 +3,14 @@
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 DEFAULT_ENDPOINT = "https://127.0.0.1:7373"
 _DEFAULT_PORT = 443  # of every URL without a port, and so it was with the original
-_SCHEME = re.compile(r"\Ahttps?://", re.IGNORECASE)
-_MAX_LABEL = 63
+_URL = re.compile(
+    r"(?:https?://)?(?:\[(?P<ip>[^\]]+)\]|(?P<name>[^\[\]/?#@:\s]+))(?::(?P<port>[0-9]{1,5}))?/*", re.IGNORECASE
+)
+_MAX_LABEL = 63  # bytes, says DNS
+_MAX_PORT = 65535
 
 
 class Endpoint(NamedTuple):
@@ -23,15 +25,16 @@ class Endpoint(NamedTuple):
         >>> Endpoint.parse("kes.example.com:7373")
         Endpoint(host='kes.example.com', port=7373)
         """
-        address = _SCHEME.sub("", text.strip()).rstrip("/")
+        match = _URL.fullmatch(text.strip())
         try:
-            parts = urlsplit("https://" + address)
-            host, port = _ascii(parts.hostname or ""), parts.port
+            if match is None:
+                raise ValueError
+            port = int(match["port"] or _DEFAULT_PORT)
+            if port > _MAX_PORT:
+                raise ValueError
+            return cls(_ipv6(match["ip"]) if match["ip"] else _ascii(match["name"]), port)
         except ValueError:
-            host, port = "", None
-        if not host or parts.netloc != address or "@" in address:
-            raise ValueError(f"'{text}' is not an endpoint such as {DEFAULT_ENDPOINT}")
-        return cls(host, _DEFAULT_PORT if port is None else port)
+            raise ValueError(f"'{text}' is not an endpoint such as {DEFAULT_ENDPOINT}") from None
 
     def __str__(self) -> str:
         return f"https://[{self.host}]:{self.port}" if ":" in self.host else f"https://{self.host}:{self.port}"
@@ -46,9 +49,16 @@ def parse_all(endpoints: str | Sequence[str]) -> tuple[Endpoint, ...]:
     return parsed
 
 
-def _ascii(host: str) -> str:
-    if not host.isascii():
-        return host.encode("idna").decode()
-    if ":" not in host and not all(1 <= len(label) <= _MAX_LABEL for label in host.removesuffix(".").split(".")):
+def _ipv6(text: str) -> str:
+    from ipaddress import IPv6Address  # late: few endpoints need it
+
+    return str(IPv6Address(text))
+
+
+def _ascii(name: str) -> str:
+    """An international name as DNS knows it."""
+    if not name.isascii():
+        name = name.encode("idna").decode()
+    if not all(1 <= len(label) <= _MAX_LABEL for label in name.removesuffix(".").split(".")):
         raise ValueError("a label of the name is empty or too long")
-    return host
+    return name.lower()

@@ -294,19 +294,22 @@ class Client(BaseClient):
 
     # --- log streams ---
 
-    def audit_log(self) -> "LogStream[AuditEvent]":
+    def audit_log(self, *, trace: bool = False) -> "LogStream[AuditEvent]":
         """The requests that the server answers from now on, one after the other, without an end unless the server ends.
+
+        `trace`: at the path of before 2022, which old policies allow, and where the times in the lines of the server
+        are in nanoseconds, not in milliseconds.
 
         >>> with client.audit_log() as events:
         ...     client.ready()
         ...     print(next(event.status for event in events if event.path == "/v1/ready"))
         200
         """
-        return self._stream(calls.audit_log())
+        return self._stream(calls.audit_log(trace))
 
-    def error_log(self) -> "LogStream[ErrorEvent]":
-        """What the server writes into its error log from now on."""
-        return self._stream(calls.error_log())
+    def error_log(self, *, trace: bool = False) -> "LogStream[ErrorEvent]":
+        """What the server writes into its error log from now on. `trace`: at the path of before 2022."""
+        return self._stream(calls.error_log(trace))
 
     # --- one call ---
 
@@ -340,8 +343,8 @@ class Client(BaseClient):
         if not isinstance(opened, Reply):
             return opened
         refusal = refused(opened)
-        if isinstance(refusal, NotServed) and stream.of_old is not None:
-            return self._stream(stream.of_old)
+        if isinstance(refusal, NotServed) and stream.otherwise is not None:
+            return self._stream(stream.otherwise)
         raise refusal
 
     def _from_first(self, ask: Callable[[Endpoint], Answer], repeatable: bool) -> Answer:
