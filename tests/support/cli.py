@@ -1,5 +1,6 @@
 """The command line as its users meet it: in a process of its own, through pipes or on a terminal."""
 
+import copy
 import fcntl
 import os
 import pty
@@ -12,7 +13,7 @@ import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyte
 
@@ -95,6 +96,30 @@ def kes_in_background(*arguments: str, env: Mapping[str, str] | None = None) -> 
             process.kill()
 
 
+_ALTERNATE_SCREEN = 1049
+
+
+class _Screen(pyte.Screen):
+    """With the alternate screen, which pyte does not have."""
+
+    main: tuple[Any, Any] | None = None
+    """What the main screen shows while it is not seen, and its cursor."""
+
+    def set_mode(self, *modes: int, **options: Any) -> None:
+        if _ALTERNATE_SCREEN in modes and self.main is None:
+            self.main = copy.deepcopy(self.buffer), copy.copy(self.cursor)
+            self.erase_in_display(2)
+        super().set_mode(*modes, **options)
+
+    def reset_mode(self, *modes: int, **options: Any) -> None:
+        super().reset_mode(*modes, **options)
+        if _ALTERNATE_SCREEN in modes and self.main is not None:
+            hidden = self.cursor.hidden
+            (self.buffer, self.cursor), self.main = self.main, None
+            self.cursor.hidden = hidden
+            self.dirty.update(range(self.lines))
+
+
 class Terminal:
     """`kes`, or another `command`, on a terminal of that size, while it runs.
 
@@ -113,7 +138,7 @@ class Terminal:
     ) -> None:
         """`size`: columns and lines."""
         self._ours, theirs = pty.openpty()
-        self._screen = pyte.Screen(*size)
+        self._screen = _Screen(*size)
         self._stream = pyte.ByteStream(self._screen)
         self.output = b""
         """All that was written, as it was written."""
@@ -157,7 +182,7 @@ class Terminal:
     @property
     def has_own_screen(self) -> bool:
         """Whether the command draws on the alternate screen, which a terminal drops when it ends."""
-        return self.output.count(b"\x1b[?1049h") > self.output.count(b"\x1b[?1049l")
+        return self._screen.main is not None
 
     def resize(self, columns: int, lines: int) -> None:
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))

@@ -33,19 +33,19 @@ def trace(arguments: Arguments) -> None:
 
         follow_metrics(arguments, default_rate="3s", raw=raw)
     else:
-        _follow(kind, arguments, raw=raw)
+        _follow(kind, arguments, raw=raw, trace=True)
 
 
-def _follow(kind: str, arguments: Arguments, *, raw: bool) -> None:
+def _follow(kind: str, arguments: Arguments, *, raw: bool, trace: bool = False) -> None:
     gc.enable()  # see main: this runs for long
     try:
         with connect(arguments) as client, failing(f"failed to read the {kind} log"):
             if kind == "error":
-                with client.error_log() as messages:
+                with client.error_log(trace=trace) as messages:
                     for message in messages:
                         _write(message.raw if raw else printable(message.message.rstrip()))
             else:
-                with client.audit_log() as events:
+                with client.audit_log(trace=trace) as events:
                     if not raw:
                         _write_row(_HEADER)
                     for event in events:
@@ -86,7 +86,7 @@ def _row(event: "AuditEvent") -> _Row:
         time = datetime.fromisoformat(event.time).astimezone().strftime("%H:%M:%S")
     except ValueError:
         time = event.time
-    # Servers tell of whole milliseconds.
+    # Only traces tell of less than a millisecond.
     latency = short_duration(event.response_time) if event.response_time else "<1ms"
     cells = (time, str(event.status), event.identity[:20] or "<none>", event.ip or "<unknown>", event.path, latency)
     return _Row._make(map(printable, cells))

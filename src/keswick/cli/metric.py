@@ -239,9 +239,7 @@ class View:
             text.append(f"up {uptime(server.total(_UP_TIME))}")
             if server.total("kes_keystore_offline"):
                 text.append(", the key store does not answer", style="bold red")
-            from keswick.config import duration
-
-            text.append(f"   every {duration.format(self._rate)}, until Ctrl-C", style="dim")
+            text.append(f"   every {short_duration(self._rate)}, until Ctrl-C", style="dim")
         return text
 
     def _table(self) -> "RenderableType":
