@@ -122,5 +122,9 @@ class Config:
     log: Log = Log()
     keys: tuple[str, ...] = ()
     metrics: Metrics | None = None
+    dialect: str = "2025"
+    """In whose words the server answers: `2021` (v0.13), `2022` (v0.17), `2023` or `2025`."""
+    runtime_policies: bool = False
+    """Whether policies and assignments may be written through the API."""
     warnings: tuple[str, ...] = ()
     """What was read and means something else, or nothing, today; one sentence each, naming its line."""
