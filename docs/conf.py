@@ -69,5 +69,5 @@ def _read_as_plain_text(app: Any, what: str, name: str, value: Any, options: Any
     for index in reversed(range(1, len(lines))):
         if lines[index].startswith("    ") and not lines[index - 1] and not lines[index - 2].startswith((" ", ">>>")):
             lines[index:index] = ["::", ""]
-    if what == "exception" and getattr(value, "advice", ""):
-        lines += ["", f"Advice: {value.advice}.", ""]
+    if what == "exception" and (advice := getattr(value, "advice", None)):
+        lines += ["", f"Advice: {advice}.", ""]

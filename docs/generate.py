@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from keswick.cli import COMMANDS  # noqa: E402 - the line above makes it known
-from keswick.cli.command import Command, Group  # noqa: E402
+from keswick.cli import COMMANDS, FLAGS  # noqa: E402 - the line above makes it known
+from keswick.cli.command import HELP, Command, Flag, Group  # noqa: E402
 from keswick.config.reference import REFERENCE, Key  # noqa: E402
 
 PLACE = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -76,6 +76,7 @@ def _meaning(key: Key) -> str:
 
 
 def commands() -> Iterator[str]:
+    yield from ("## `kes`", "", "```text", "kes COMMAND", "kes [options]", "```", "", *_options(FLAGS))
     for name in COMMANDS:
         yield from _entry(f"kes {name}", import_module(f"keswick.cli.{name}").COMMAND, level=2)
 
@@ -100,15 +101,20 @@ def _command(path: str, command: Command) -> Iterator[str]:
     options = "[options]" if command.flags else ""
     yield from ("```text", " ".join(filter(None, (path, options, command.arguments))), "```", "")
     if command.details:
-        yield from (_text(command.details), "")
-    if command.flags:
-        yield from ("| option | meaning |", "|---|---|")
-        for flag in command.flags:
-            spelling = f"`--{flag.name} {flag.value}".rstrip() + "`" + (f", `-{flag.short}`" if flag.short else "")
-            yield f"| {spelling.replace('|', chr(92) + '|')} | {_text(flag.help)} |"
-        yield ""
+        yield from (_text(command.details.strip()), "")
+    yield from _options(command.flags)
     if command.examples:
         yield from ("```sh", *command.examples, "```", "")
+
+
+def _options(flags: Sequence[Flag]) -> Iterator[str]:
+    """All but `--help`, which every command has."""
+    if flags := [flag for flag in flags if flag is not HELP]:
+        yield from ("| option | meaning |", "|---|---|")
+        for flag in flags:
+            spelling = f"`--{flag.name} {flag.value}".rstrip().replace("|", "\\|") + "`"
+            yield f"| {spelling}{f', `-{flag.short}`' if flag.short else ''} | {_text(flag.help)} |"
+        yield ""
 
 
 def _text(words: str) -> str:
