@@ -25,6 +25,8 @@ COMMANDS = {
     "ls": "List keys, policies or identities.",
     "policy": "Look at the server's policies.",
     "identity": "Make API keys and certificates, compute identities, and look them up.",
+    "seal": "Seal a file under a key of the server.",
+    "unseal": "Unseal what 'kes seal' made.",
     "status": "Show how the servers are.",
     "metric": "Show what a server is doing: requests, response times, memory.",
     "log": "Follow the audit log or the error log of a server.",
