@@ -84,7 +84,7 @@ def uptime(seconds: float) -> str:
     """How long a server runs: `44 seconds`, `5 minutes`, `23 hours`, `2 days 3 hours`."""
     whole = int(seconds)
     if whole <= 60:
-        return f"{whole} seconds"
+        return _counted(whole, "second")
     if whole < 3600:
         return _counted(whole // 60, "minute")
     if whole <= 24 * 3600:
