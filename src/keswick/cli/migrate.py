@@ -27,32 +27,24 @@ _KMS = ("server", "enclave", "api-key")
 
 def migrate(arguments: Arguments) -> int:
     gc.enable()  # see main: this is what may run for long
-    from keswick.migration import Existing, Migration, MigrationError
-    from keswick.policy import PatternError
+    from keswick.migration import Existing, Migration
 
     source_file, target_file = _files(arguments)
-    existing = _existing(arguments)
-    pattern = arguments.words[0] if arguments.words else "*"
-    dry_run = arguments.has("dry-run")
+    existing, pattern, dry_run = _existing(arguments), _pattern(arguments), arguments.has("dry-run")
     source_section, target_section = _key_store(source_file), _key_store(target_file)
     _refuse_same(source_section, target_section)
+    silent = arguments.has("quiet") or arguments.has("json")
+
     journal_path = Path(f"{os.path.realpath(target_file)}.migration-journal")
     with ExitStack() as stack:
-        try:
-            source = stack.enter_context(closing(_open_source(source_section)))
-            target = stack.enter_context(closing(_open_target(target_section, dry_run)))
-            place = _place(target_section)
-            if dry_run:
-                _announce_journal(journal_path, place)
-                journal = None
-            else:
-                journal = _open_journal(journal_path, place, needed=existing is Existing.REPLACE)
-                if journal is not None:
-                    stack.enter_context(journal)
-            migration = Migration(source, target, pattern=pattern, existing=existing, journal=journal, dry_run=dry_run)
-        except (MigrationError, PatternError) as error:
-            raise CommandError(str(error)) from None
-        silent = arguments.has("quiet") or arguments.has("json")
+        source = stack.enter_context(closing(_open_source(source_section)))
+        if dry_run:
+            _announce_journal(journal_path, _place(target_section))
+            journal = None
+        elif journal := _open_journal(journal_path, _place(target_section), needed=existing is Existing.REPLACE):
+            stack.enter_context(journal)
+        target = stack.enter_context(closing(_open_target(target_section, dry_run)))
+        migration = Migration(source, target, pattern=pattern, existing=existing, journal=journal, dry_run=dry_run)
         if not silent:
             print("Starting key migration:\n", flush=True)
         with _progress(silent) as tick:
@@ -97,6 +89,17 @@ def _existing(arguments: Arguments) -> "Existing":
     if arguments.has("force"):
         return Existing.REPLACE
     return Existing.KEEP if arguments.has("merge") else Existing.REFUSE
+
+
+def _pattern(arguments: Arguments) -> str:
+    from keswick import policy
+
+    pattern = arguments.words[0] if arguments.words else "*"
+    try:
+        policy.check(pattern)
+    except policy.PatternError as error:
+        raise CommandError(str(error)) from None
+    return pattern
 
 
 def _key_store(file: str) -> "KeyStoreSection":
@@ -168,29 +171,40 @@ def _open_journal(path: Path, place: str, *, needed: bool) -> "Journal | None":
     """None where it cannot be written and is not needed, since nothing is deleted and nothing has been."""
     from keswick.migration import Journal
 
-    try:
-        return Journal(path, place)
-    except OSError as error:
-        if not needed and not os.path.lexists(path):
+    with _failing(path):
+        try:
+            return Journal(path, place)
+        except OSError:
+            if needed or os.path.lexists(path):
+                raise
             return None
-        raise CommandError(
-            f"the journal '{path}' cannot be written ({error.strerror}): put the target's configuration into a folder "
-            "that you can write to"
-        ) from None
 
 
 def _announce_journal(path: Path, place: str) -> None:
     from keswick.migration import read_journal
 
-    try:
+    with _failing(path):
         entries = read_journal(path, place)
-    except OSError as error:
-        raise CommandError(f"the journal '{path}' cannot be read ({error.strerror})") from None
     if entries:
         _tell(
             "Warning: an earlier migration did not end well. The next one first puts back what the target lacks of "
             f"the {_keys(len(entries))} in '{path}'"
         )
+
+
+@contextmanager
+def _failing(journal: Path) -> Iterator[None]:
+    from keswick.migration import MigrationError
+
+    try:
+        yield
+    except MigrationError as error:
+        raise CommandError(str(error)) from None
+    except OSError as error:
+        raise CommandError(
+            f"the journal '{journal}' cannot be used ({error.strerror}): put the target's configuration into a folder "
+            "that you can write to"
+        ) from None
 
 
 # --- what is told ---
