@@ -44,5 +44,5 @@ def authorize(state: State, route: Route, path: str, caller: Caller) -> None:
         return
     if caller.problem:
         raise ApiError(400, caller.problem)
-    if route.access is PERMITTED and not state.permits(caller.identity, path):
+    if route.access is PERMITTED and not state.access.permits(caller.identity, path):
         raise ApiError(403, "not authorized: insufficient permissions")

@@ -55,7 +55,20 @@ class Import(_Body):
     algorithm: str = ""
 
 
+class PolicyBody(_Body):
+    """`allow` and `deny` today, `paths` in 2021."""
+
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    paths: tuple[str, ...] | None = None
+
+
+class IdentityBody(_Body):
+    identity: str
+
+
 Body = TypeVar("Body", bound=_Body)
+Whole = TypeVar("Whole")
 
 
 def _refuse(constant: str) -> None:
@@ -76,6 +89,8 @@ _NOT_STRICT = (ValueError, RecursionError)
 _strict: dict[type[_Body], Callable[[bytes], Any]] = {
     model: msgspec.json.Decoder(model).decode for model in (Generate, Encrypt, Decrypt, HMAC, Import)
 }
+_policy = msgspec.json.Decoder(PolicyBody)
+_identity = msgspec.json.Decoder(IdentityBody)
 _strict_bulk = msgspec.json.Decoder(list[Decrypt]).decode
 _TEXT_FIELDS = frozenset({"cipher", "algorithm"})
 
@@ -99,6 +114,24 @@ def decode_bulk(body: bytes) -> list[Decrypt]:
     if not isinstance(value, list):
         raise BadBody
     return [_from_value(Decrypt, item) for item in value]
+
+
+def decode_policy(body: bytes) -> PolicyBody:
+    """The rules of a policy. Raises BadBody, also for fields that are not known: what was meant to be a rule must not
+    be lost, or the policy would allow something else."""
+    return _decode_whole(_policy, body)
+
+
+def decode_identity(body: bytes) -> str:
+    """The identity in `{"identity": …}`. Raises BadBody."""
+    return _decode_whole(_identity, body).identity
+
+
+def _decode_whole(decoder: msgspec.json.Decoder[Whole], body: bytes) -> Whole:
+    try:
+        return decoder.decode(body)
+    except _NOT_STRICT:
+        raise BadBody from None
 
 
 def _first_value(body: bytes) -> Any:

@@ -109,7 +109,7 @@ class _Process:
         store = self._open_store(config)
         await self._create_predefined(config, store)
         self._configure_logs(config)
-        state = State.of(config, timeouts(config), store, self._new_cache(config, store))
+        state = State.of(config, self._runtime.started_at, timeouts(config), store, self._new_cache(config, store))
         self._service = Service(self._runtime, state)
         self._server = listen(self._service.handle, config.address, self._certificate.tls)
         self._second_speaks_tls = config.metrics is not None and config.metrics.tls
@@ -246,10 +246,10 @@ class _Process:
 
     async def _take_over_tls(self) -> None:
         blocking = self._runtime.blocking
-        state = self._service.state
-        config = dataclasses.replace(state.config, tls=(await blocking(configured, self._options)).tls)
+        config = self._service.state.config
+        config = dataclasses.replace(config, tls=(await blocking(configured, self._options)).tls)
         self._use_tls(await blocking(_load_tls, config))
-        self._service.state = dataclasses.replace(state, config=config)
+        self._service.adopt(dataclasses.replace(self._service.state, config=config))
 
     async def _take_over(self) -> None:
         """Put the configuration of the file in force, all of it or nothing."""
@@ -263,14 +263,14 @@ class _Process:
             cache = self._new_cache(config, store)
         try:
             await self._create_predefined(config, store)
-            state = await blocking(State.of, config, timeouts(config), store, cache)
+            state = await blocking(State.of, config, self._runtime.started_at, timeouts(config), store, cache)
         except BaseException:
             if store is not old.store:
                 store.close()
             raise
 
         self._use_tls(certificate)
-        self._service.state = state
+        self._service.adopt(state)
         self._configure_logs(config)
         if cache is old.cache:
             cache.configure(any=config.cache.any, unused=config.cache.unused, offline=config.cache.offline)

@@ -43,6 +43,10 @@ class Route:
     refusal: Headers
     """What a reply to another method carries: the original names the right one in `Accept`, not in `Allow`."""
 
+    is_optional: bool
+    """Whether it is served only with `runtime_policies: on`, and else unknown: read-only grants of today, such as
+    `/v1/policy/*`, would let their holders write."""
+
     def takes(self, method: str) -> bool:
         return method == self.method or (method == "POST" and self.method == "PUT")
 
@@ -53,6 +57,7 @@ def _apis(call: Call) -> Answer:
         [
             {"method": route.method, "path": route.path, "max_body": route.max_body, "timeout": _number(timeout)}
             for route, timeout in zip(ROUTES, call.state.timeouts, strict=False)
+            if call.state.config.runtime_policies or not route.is_optional
         ]
     )
 
@@ -61,8 +66,10 @@ def _number(seconds: float) -> float | int:
     return int(seconds) if seconds == int(seconds) else seconds
 
 
+_OPTIONAL = (policies.write, policies.delete, policies.assign, identities.assign, identities.forget)
+
 ROUTES = tuple(
-    Route(index, *row, Headers([("Content-Type", "application/json"), ("Accept", row[0])]))
+    Route(index, *row, Headers([("Content-Type", "application/json"), ("Accept", row[0])]), row[-1] in _OPTIONAL)
     for index, row in enumerate(
         (
             ("GET", "/version", 0, 10, ANYONE, system.version),
@@ -83,9 +90,15 @@ ROUTES = tuple(
             ("GET", "/v1/policy/describe/", 0, 15, PERMITTED, policies.describe),
             ("GET", "/v1/policy/read/", 0, 15, PERMITTED, policies.read),
             ("GET", "/v1/policy/list/", 0, 15, PERMITTED, policies.list_),
+            ("PUT", "/v1/policy/write/", MIB, 15, PERMITTED, policies.write),
+            ("PUT", "/v1/policy/assign/", 1024, 15, PERMITTED, policies.assign),
+            ("DELETE", "/v1/policy/delete/", 0, 15, PERMITTED, policies.delete),
             ("GET", "/v1/identity/describe/", 0, 15, PERMITTED, identities.describe),
             ("GET", "/v1/identity/list/", 0, 15, PERMITTED, identities.list_),
             ("GET", "/v1/identity/self/describe", 0, 15, IDENTIFIED, identities.describe_self),
+            ("PUT", "/v1/identity/assign/", 0, 15, PERMITTED, identities.assign),
+            ("DELETE", "/v1/identity/forget/", 0, 15, PERMITTED, identities.forget),
+            ("DELETE", "/v1/identity/delete/", 0, 15, PERMITTED, identities.forget),
             ("GET", "/v1/log/audit", 0, 0, PERMITTED, logs.audit),
             ("GET", "/v1/log/error", 0, 0, PERMITTED, logs.error),
             # The streams as they were called until 2022, the last as a document of 2021 spells it.

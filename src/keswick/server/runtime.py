@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 from keswick.encoding import rfc3339
+from keswick.server.access import RunTimeAccess
 from keswick.server.logs import AuditLog, ErrorLog
 from keswick.server.metrics import Metrics
 
@@ -15,7 +16,7 @@ T = TypeVar("T")
 
 class Runtime:
     """`loop` is the main thread's; whoever makes a Runtime does so there. `started` counts from an arbitrary moment,
-    `started_at` is a time for people. `draining`: the server was told to stop.
+    `started_at` is a time for people. `draining`: the server was told to stop. `access`: what was written at run time.
     """
 
     def __init__(self, *, errors: ErrorLog, audit: AuditLog, metrics: Metrics, executor: Executor) -> None:
@@ -26,6 +27,7 @@ class Runtime:
         self.started = time.monotonic()
         self.started_at = rfc3339(time.time_ns())
         self.draining = False
+        self.access = RunTimeAccess()
         self._executor = executor
 
     async def blocking(self, function: Callable[..., T], *arguments: Any) -> T:

@@ -24,15 +24,20 @@ _NO_AUDIT = ApiError(503, "audit log is not available").reply()
 
 
 class Service:
-    """`state` is the configuration in force; to put another one in force is to set it."""
+    """`state` is the configuration in force, with what was written at run time; `adopt` puts another one in force."""
 
     def __init__(self, runtime: Runtime, state: State) -> None:
         self.runtime = runtime
-        self.state = state
+        self.adopt(state)
+        runtime.access.changed = lambda: self.adopt(self.state)
         self._tasks: set[asyncio.Task[None]] = set()
         self._main_recorder = runtime.metrics.recorder()
         self.handle = partial(self.answer, self._walk, runtime.metrics.recorder())
         """What the listener calls for a request, on its I/O thread."""
+
+    def adopt(self, state: State) -> None:
+        """Put a configuration in force. For the main thread alone, as all that changes the state."""
+        self.state = state.with_access(self.runtime.access)
 
     # --- on the I/O thread ---
 
@@ -72,7 +77,7 @@ class Service:
             if unclean.clean is None:
                 raise ApiError(400, "invalid request path") from None
             return _redirect(request, unclean.clean)
-        if route is None:
+        if route is None or (route.is_optional and not call.state.config.runtime_policies):
             return _redirect(request, call.path + "/") if lacks_slash(call.path) else NOT_FOUND
         call.api = route.index
         method = request.method

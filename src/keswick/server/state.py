@@ -1,49 +1,49 @@
 """What a configuration means for requests, as one immutable value. A reload builds a new one and swaps one
-reference."""
+reference; so does a policy that is written at run time."""
 
-from collections.abc import Mapping
+import dataclasses
 from dataclasses import dataclass
 
 from keswick.config import Config
 from keswick.crypto import SecretKey
 from keswick.keystore import KeyStore
-from keswick.policy import Policy
+from keswick.server.access import Access, RunTimeAccess
 from keswick.server.cache import KeyCache
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`policies`: by name. `assigned`: each identity's policy; a look-up costs the same however many there are.
+    """`configured`: who may do what by the configuration alone; `access`: with what was written at run time.
     `timeouts`: seconds, by the index of a route. `open`: the paths that need no certificate."""
 
     config: Config
-    admin: str
-    policies: Mapping[str, Policy]
-    assigned: Mapping[str, Policy]
+    configured: Access
+    access: Access
     timeouts: tuple[float, ...]
     open: frozenset[str]
     store: KeyStore
     cache: KeyCache[SecretKey]
 
     @classmethod
-    def of(cls, config: Config, timeouts: tuple[float, ...], store: KeyStore, cache: KeyCache[SecretKey]) -> "State":
-        policies = {name: Policy(name, policy.allow, policy.deny) for name, policy in config.policies.items()}
+    def of(
+        cls,
+        config: Config,
+        started_at: str,
+        timeouts: tuple[float, ...],
+        store: KeyStore,
+        cache: KeyCache[SecretKey],
+    ) -> "State":
+        configured = Access.configured(config, started_at)
         return cls(
             config=config,
-            admin=config.admin,
-            policies=policies,
-            assigned={
-                identity: policies[name] for name, policy in config.policies.items() for identity in policy.identities
-            },
+            configured=configured,
+            access=configured,
             timeouts=timeouts,
             open=frozenset(path for path, api in config.api.items() if api.skip_auth),
             store=store,
             cache=cache,
         )
 
-    def permits(self, identity: str, path: str) -> bool:
-        """Whether the identity may call the path: the admin everything, another what its policy allows."""
-        if identity == self.admin:
-            return True
-        policy = self.assigned.get(identity)
-        return policy is not None and policy.permits(path)
+    def with_access(self, written: RunTimeAccess) -> "State":
+        """The same configuration with what was written at run time until now."""
+        return dataclasses.replace(self, access=written.above(self.configured))

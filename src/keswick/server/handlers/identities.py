@@ -1,35 +1,54 @@
-"""Identities: `/v1/identity/…`, read-only in this form."""
+"""Identities: `/v1/identity/…`: who is assigned to which policy, by the configuration or at run time."""
 
 from typing import Any
 
 from keswick.names import is_name
 from keswick.server.call import Answer, Call
-from keswick.server.handlers.policies import names_reply, rules
-from keswick.server.replies import ApiError, json_reply
+from keswick.server.handlers.policies import assign_policy, bad_identity, names_reply, rules
+from keswick.server.replies import EMPTY, ApiError, Reply, json_reply
 
 
 def describe(call: Call) -> Answer:
-    identity, state = call.resource, call.state
-    if identity == state.admin:
+    identity, access = call.resource, call.state.access
+    if identity == access.admin:
         return json_reply({"admin": True, "created_at": call.runtime.started_at})
     if not is_name(identity):
-        raise ApiError(400, f"identity '{identity}' is empty, too long or contains invalid characters")
-    policy = state.assigned.get(identity)
-    if policy is None:
+        raise bad_identity(identity)
+    found = access.assignments.get(identity)
+    if found is None:
         raise ApiError(404, "identity does not exist")
-    return json_reply({"policy": policy.name, "created_at": call.runtime.started_at, "created_by": state.admin})
+    return json_reply({"policy": found.policy, "created_at": found.created_at, "created_by": found.created_by})
 
 
 def list_(call: Call) -> Answer:
-    return names_reply(call, "identities", {call.state.admin, *call.state.assigned})
+    access = call.state.access
+    return names_reply(call, "identities", {access.admin, *access.assignments})
 
 
 def describe_self(call: Call) -> Answer:
     """Answers every caller that has an identity, assigned or not: it tells only what concerns the caller."""
-    state = call.state
+    access = call.state.access
     reply: dict[str, Any] = {"identity": call.identity, "created_at": call.runtime.started_at}
-    if call.identity == state.admin:
+    if call.identity == access.admin:
         reply["admin"] = True
-    elif policy := state.assigned.get(call.identity):
-        reply |= {"created_by": state.admin, "policy": rules(call, policy)}
+    elif found := access.assignments.get(call.identity):
+        reply |= {"created_at": found.created_at, "created_by": found.created_by}
+        reply["policy"] = rules(access.policies[found.policy])
     return json_reply(reply)
+
+
+async def assign(call: Call) -> Reply:
+    """`…/<policy>/<identity>`, as until 2022."""
+    policy, _, identity = call.resource.partition("/")
+    return assign_policy(call, policy, identity)
+
+
+async def forget(call: Call) -> Reply:
+    """Take its policy from an identity; one that has none is left as it is."""
+    identity = call.resource
+    if not is_name(identity):
+        raise bad_identity(identity)
+    if identity == call.state.access.admin:
+        raise ApiError(400, "identity is root")
+    call.runtime.access.forget(identity)
+    return EMPTY

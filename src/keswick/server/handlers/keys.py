@@ -190,7 +190,8 @@ def list_(call: Call) -> Answer:
     names, a line each.
     """
     start, prefix = _listing(call.resource)
-    if prefix != call.resource and not call.state.permits(call.identity, call.path[: -len(call.resource)] + prefix):
+    path = call.path.removesuffix(call.resource) + prefix
+    if prefix != call.resource and not call.state.access.permits(call.identity, path):
         raise ApiError(403, "not authorized: insufficient permissions")
     lines = "application/x-ndjson" in (call.request.header("accept") or "")
     return _list(call, prefix, start, lines)

@@ -1,30 +1,78 @@
-"""Policies: `/v1/policy/…`, read-only in this form. They are the configuration's, made when the server started by its
-admin."""
+"""Policies: `/v1/policy/…`: the configuration's, made when the server started by its admin, and those written at run
+time."""
 
+import time
 from typing import Any
 
+from keswick.encoding import rfc3339
 from keswick.names import is_name, is_pattern
-from keswick.policy import Policy
+from keswick.policy import PatternError, Policy
+from keswick.server import bodies
+from keswick.server.access import Assignment, PolicyEntry
 from keswick.server.call import Answer, Call
-from keswick.server.replies import ApiError, Reply, json_reply
+from keswick.server.replies import EMPTY, ApiError, Reply, json_reply
 
 
 def describe(call: Call) -> Answer:
-    return json_reply(_origin(call, _named(call)))
+    return json_reply(_origin(_named(call)))
 
 
 def read(call: Call) -> Answer:
-    return json_reply(rules(call, _named(call)))
+    return json_reply(rules(_named(call)))
 
 
 def list_(call: Call) -> Answer:
-    return names_reply(call, "names", call.state.policies)
+    return names_reply(call, "names", call.state.access.policies)
 
 
-def rules(call: Call, policy: Policy) -> dict[str, Any]:
+async def write(call: Call) -> Reply:
+    """Make or overwrite a policy: `{"allow": […], "deny": […]}`, or `{"paths": […]}` as in 2021."""
+    name = _policy_name(call, call.resource)
+    body = bodies.decode_policy(call.request.body)
+    allow = body.paths if body.paths is not None else body.allow
+    try:
+        policy = Policy(name, allow, body.deny, globs_only=call.state.config.dialect != "2025")
+    except PatternError as error:
+        raise ApiError(400, f"invalid policy: {error}") from None
+    entry = PolicyEntry(policy, rfc3339(time.time_ns()), call.identity, as_paths=body.paths is not None)
+    call.runtime.access.write_policy(entry)
+    return EMPTY
+
+
+async def delete(call: Call) -> Reply:
+    name = _policy_name(call, call.resource)
+    if not call.runtime.access.delete_policy(name):
+        raise ApiError(404, "policy does not exist")
+    return EMPTY
+
+
+async def assign(call: Call) -> Reply:
+    """Assign the policy to an identity: `{"identity": …}`."""
+    return assign_policy(call, call.resource, bodies.decode_identity(call.request.body))
+
+
+def assign_policy(call: Call, name: str, identity: str) -> Reply:
+    """On the main thread, like all that writes. An identity has one policy; assigning another one moves it."""
+    name = _policy_name(call, name)
+    if not is_name(identity):
+        raise bad_identity(identity)
+    if identity == call.state.access.admin:
+        raise ApiError(400, "identity is root")
+    if identity == call.identity:
+        raise ApiError(403, "identity cannot assign policy to itself")
+    if not call.runtime.access.assign(identity, Assignment(name, rfc3339(time.time_ns()), call.identity)):
+        raise ApiError(404, "policy does not exist")
+    return EMPTY
+
+
+def bad_identity(identity: str) -> ApiError:
+    return ApiError(400, f"identity '{identity}' is empty, too long or contains invalid characters")
+
+
+def rules(entry: PolicyEntry) -> dict[str, Any]:
     """A policy as the original writes it: each list is an object of patterns, and left out when empty."""
-    reply = _origin(call, policy)
-    for field, patterns in (("allow", policy.allow), ("deny", policy.deny)):
+    reply = _origin(entry)
+    for field, patterns in (("allow", entry.policy.allow), ("deny", entry.policy.deny)):
         if patterns:
             reply[field] = {pattern: {} for pattern in patterns}
     return reply
@@ -38,15 +86,18 @@ def names_reply(call: Call, field: str, names: Any) -> Reply:
     return json_reply({field: sorted(name for name in names if name.startswith(prefix)), "continue_at": ""})
 
 
-def _named(call: Call) -> Policy:
-    name = call.resource
+def _named(call: Call) -> PolicyEntry:
+    entry = call.state.access.policies.get(_policy_name(call, call.resource))
+    if entry is None:
+        raise ApiError(404, "policy does not exist")
+    return entry
+
+
+def _policy_name(call: Call, name: str) -> str:
     if not is_name(name):
         raise ApiError(400, f"policy name '{name}' is empty, too long or contains invalid characters")
-    policy = call.state.policies.get(name)
-    if policy is None:
-        raise ApiError(404, "policy does not exist")
-    return policy
+    return name
 
 
-def _origin(call: Call, policy: Policy) -> dict[str, Any]:
-    return {"name": policy.name, "created_at": call.runtime.started_at, "created_by": call.state.admin}
+def _origin(entry: PolicyEntry) -> dict[str, Any]:
+    return {"name": entry.policy.name, "created_at": entry.created_at, "created_by": entry.created_by}
