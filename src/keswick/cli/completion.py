@@ -15,7 +15,10 @@ _DESCRIBED = "--described"
 """What our own scripts add: candidates come with a tab and a description then."""
 
 _BASH = "complete -o default -C {quoted} kes\n"
-_ZSH = "autoload -U +X bashcompinit && bashcompinit\n" + _BASH
+_ZSH = (
+    "(( $+functions[compdef] )) || { autoload -U compinit && compinit }\n"
+    "autoload -U +X bashcompinit && bashcompinit\n" + _BASH
+)
 _ZSH_FUNCTION = r"""#compdef kes
 _kes() {
     local -a found
@@ -24,10 +27,14 @@ _kes() {
         _files
     else
         found=("${(@)${(@)found//:/\\:}/$'\t'/:}")
-        _describe -o nosort kes found
+        _describe -t commands command found
     fi
 }
-compdef _kes kes
+if [[ $funcstack[1] == _kes ]]; then  # a file in $fpath, called for the first time
+    _kes "$@"
+else
+    compdef _kes kes
+fi
 """
 _FISH = """# Completion of kes, as 'kes completion fish' prints it.
 function __kes_complete
@@ -134,7 +141,7 @@ def answer(words: list[str]) -> None:
     if len(words) > 1 and words != [_DESCRIBED] and "=" in current:
         known = len(current) - len(words[1].lstrip("=")) if current.endswith(words[1]) else 0
     for candidate, help_ in _candidates(before, current):
-        print(f"{candidate}\t{help_}" if words == [_DESCRIBED] else candidate[known:])
+        print(f"{candidate}\t{help_}" if help_ and words == [_DESCRIBED] else candidate[known:])
 
 
 def _candidates(before: list[str], current: str) -> Iterator[tuple[str, str]]:

@@ -33,7 +33,7 @@ COMMAND = Command(
         Flag("addr", "The address to listen on, instead of the one in the file.", value="IP:PORT"),
         Flag("key", "The server's private key, instead of 'tls.key'.", value="FILE"),
         Flag("cert", "The server's certificate, instead of 'tls.cert'.", value="FILE"),
-        Flag("auth", "'on' to verify client certificates, 'off' to take any.", value="on|off"),
+        Flag("auth", "'on' to verify client certificates, 'off' to take any.", value="on|off", choices=("on", "off")),
         Flag("check", "Check the configuration and end."),
         Flag("dev", "A server to try things: keys in memory, a new API key each time."),
     ),
