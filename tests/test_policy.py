@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keswick.policy import PatternError, Policy, check, readings_differ
+from keswick.policy import PatternError, Policy, check, glob, readings_differ
 
 
 def allows(rule: str, path: str, *, globs_only: bool = False) -> bool:
@@ -183,7 +183,24 @@ def test_any_text_is_a_rule_or_a_pattern_error(rule: str, path: str) -> None:
     except PatternError:
         return
     assert not allows(rule, path, globs_only=True) or denies(rule, path)
+    assert glob(rule)(path) == allows(rule, path, globs_only=True) or not rule
     readings_differ(rule)
+
+
+@given(st.lists(terms, min_size=1, max_size=3), st.lists(terms, min_size=1, max_size=3), paths, st.booleans())
+def test_an_explanation_is_what_the_policy_does(
+    allow: list[tuple[str, Term]], deny: list[tuple[str, Term]], path: str, globs_only: bool
+) -> None:
+    allowing, denying = ("".join(text for text, _ in pattern) for pattern in (allow, deny))
+    policy = Policy("p", ["/nothing", allowing], ["", denying], globs_only=globs_only)
+    permitted, rule = policy.explain(path)
+    assert permitted == policy.permits(path)
+    if denies(denying, path):
+        assert rule == denying
+    elif allows(allowing, path, globs_only=globs_only):
+        assert rule == allowing
+    else:
+        assert rule is None
 
 
 def test_hostile_paths_do_not_take_long() -> None:

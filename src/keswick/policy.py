@@ -13,7 +13,7 @@ glob when it has others.
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 _SPECIAL = frozenset("*?[\\")
 _NOTHING = "(?!)"
@@ -50,6 +50,16 @@ class Policy:
         decision = self._decisions.get(path)
         return self._decide(path) if decision is None else decision
 
+    def explain(self, path: str) -> "Decision":
+        """What `permits` says of the decoded `path`, and why."""
+        for rule in self.deny:
+            if rule and re.match(_deny_regex(rule), path):
+                return Decision(False, rule)
+        for rule in self.allow:
+            if rule and re.match(_allow_regex(rule, self.globs_only), path):
+                return Decision(True, rule)
+        return Decision(False, None)
+
     def _decide(self, path: str) -> bool:
         """Callers use few paths again and again, so decisions are remembered, within bounds."""
         decision = self._denied(path) is None and self._allowed(path) is not None
@@ -61,6 +71,12 @@ class Policy:
 
     def __repr__(self) -> str:
         return f"Policy({self.name!r}, allow={self.allow!r}, deny={self.deny!r})"
+
+
+class Decision(NamedTuple):
+    permitted: bool
+    rule: str | None
+    """The first rule that decided, one to deny if there is any; None when no rule matches, which permits nothing."""
 
 
 def check(rule: str) -> None:

@@ -35,20 +35,10 @@ def load(section: TLS, *, optional: bool) -> ServerTLS:
 
     Raises ConfigError that names the file and what is wrong with it.
     """
-    certificates = [block.der for block in _blocks(section.cert, "tls.cert") if block.label == "CERTIFICATE"]
-    if not certificates:
-        raise ConfigError(f"tls.cert: '{section.cert}' contains no certificate; it must be a PEM file")
-    try:
-        leaf = Certificate(certificates[0])
-    except ValueError as error:
-        raise ConfigError(f"tls.cert: '{section.cert}' contains no valid certificate: {error}") from None
-    if not leaf.dns_names and not leaf.ip_addresses:
-        raise ConfigError(
-            f"tls.cert: '{section.cert}' does not contain any DNS or IP address as SAN; "
-            "clients would refuse it: make a certificate with the server's names in its subjectAltName"
-        )
-    key = _private_key(section)
-    trusted = list(_roots(section)) if section.auth else None
+    certificates = chain(section)
+    refuse_nameless(section, Certificate(certificates[0]))
+    key = private_key(section)
+    trusted = list(client_roots(section)) if section.auth else None
     try:
         return from_der(certificates, key, optional=optional, roots=trusted)
     except ValueError as error:
@@ -66,20 +56,28 @@ def from_der(certificates: list[bytes], key: bytes, *, optional: bool, roots: li
     )
 
 
-def _blocks(path: str, key: str) -> list[pem.Block]:
+def chain(section: TLS) -> list[bytes]:
+    """The server's certificates (DER), of which the first can be read. Raises ConfigError."""
+    certificates = [block.der for block in _blocks(section.cert, "tls.cert") if block.label == "CERTIFICATE"]
+    if not certificates:
+        raise ConfigError(f"tls.cert: '{section.cert}' contains no certificate; it must be a PEM file")
     try:
-        blocks = pem.blocks(Path(path).read_text("ascii", "replace"))
-    except OSError as error:
-        raise ConfigError(f"{key}: cannot read '{path}': {error.strerror}") from None
+        Certificate(certificates[0])
     except ValueError as error:
-        raise ConfigError(f"{key}: '{path}': {error}") from None
-    for block in blocks:
-        if block.label != "CERTIFICATE" and not block.is_private_key and "PARAMETERS" not in block.label:
-            raise ConfigError(f"{key}: '{path}' contains an unsupported PEM block '{block.label}'")
-    return blocks
+        raise ConfigError(f"tls.cert: '{section.cert}' contains no valid certificate: {error}") from None
+    return certificates
 
 
-def _private_key(section: TLS) -> bytes:
+def refuse_nameless(section: TLS, certificate: Certificate) -> None:
+    if not certificate.dns_names and not certificate.ip_addresses:
+        raise ConfigError(
+            f"tls.cert: '{section.cert}' does not contain any DNS or IP address as SAN; "
+            "clients would refuse it: make a certificate with the server's names in its subjectAltName"
+        )
+
+
+def private_key(section: TLS) -> bytes:
+    """DER, not encrypted. Raises ConfigError."""
     key = next((block for block in _blocks(section.key, "tls.key") if block.is_private_key), None)
     if key is None:
         raise ConfigError(f"tls.key: '{section.key}' contains no private key; it must be a PEM file")
@@ -93,8 +91,8 @@ def _private_key(section: TLS) -> bytes:
         raise ConfigError(f"tls.key: '{section.key}' cannot be decrypted with 'tls.password'") from None
 
 
-def _roots(section: TLS) -> Iterator[bytes]:
-    """The roots that client certificates may chain to: `tls.ca` and the system's."""
+def client_roots(section: TLS) -> Iterator[bytes]:
+    """The roots that client certificates may chain to: `tls.ca` and the system's. Raises ConfigError."""
     if section.ca:
         try:
             found = list(roots.certificates(Path(section.ca)))
@@ -110,3 +108,16 @@ def _roots(section: TLS) -> Iterator[bytes]:
         with suppress(ValueError):
             Verifier([root])
             yield root
+
+
+def _blocks(path: str, key: str) -> list[pem.Block]:
+    try:
+        blocks = pem.blocks(Path(path).read_text("ascii", "replace"))
+    except OSError as error:
+        raise ConfigError(f"{key}: cannot read '{path}': {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{key}: '{path}': {error}") from None
+    for block in blocks:
+        if block.label != "CERTIFICATE" and not block.is_private_key and "PARAMETERS" not in block.label:
+            raise ConfigError(f"{key}: '{path}' contains an unsupported PEM block '{block.label}'")
+    return blocks
