@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 DEFAULT_PORT = 7373
 
@@ -29,15 +29,17 @@ class Proxy:
 @dataclass(frozen=True, slots=True)
 class TLS:
     key: str
-    """Path of a PEM file."""
+    """Path of a PEM file. Empty where a file of an older form leaves it to the flag `--key`."""
     cert: str
-    """Path of a PEM file."""
+    """Path of a PEM file. Empty where a file of an older form leaves it to the flag `--cert`."""
     password: str | None = field(default=None, repr=False)
     ca: str | None = None
     """Path of a PEM file, or of a folder of them."""
     auth: bool | None = None
     """Whether client certificates are verified. None, where nothing is said, means no."""
     proxy: Proxy = Proxy()
+    auth_implied: bool = False
+    """Whether `auth` is on only because the dialect has it so: a flag may say otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,8 @@ class Log:
     audit: int = 1 << 30
     audit_skip: tuple[str, ...] = ()
     audit_required: bool = False
+    audit_unit: Literal["ms", "ns"] = "ms"
+    """Of the times in the stream at `/v1/log/audit`."""
 
     OFF: ClassVar[int] = 1 << 30
 
@@ -112,6 +116,7 @@ KeyStoreSection = FSStore | MemoryStore | RemoteStore
 @dataclass(frozen=True, slots=True)
 class Config:
     admin: str
+    """Empty where a file of an older form leaves it to the flag `--root`."""
     keystore: KeyStoreSection
     tls: TLS | None
     """None only in development mode, where the certificate is made in memory."""
@@ -122,9 +127,16 @@ class Config:
     log: Log = Log()
     keys: tuple[str, ...] = ()
     metrics: Metrics | None = None
+    form: str = "2025"
+    """Of the file: `2020`, `2021`, `transitional` or `2025`, the present one."""
     dialect: str = "2025"
     """In whose words the server answers: `2021` (v0.13), `2022` (v0.17), `2023` or `2025`."""
     runtime_policies: bool = False
     """Whether policies and assignments may be written through the API."""
     warnings: tuple[str, ...] = ()
     """What was read and means something else, or nothing, today; one sentence each, naming its line."""
+
+    @property
+    def globs_only(self) -> bool:
+        """Whether allow rules are globs without exception, as before October 2023."""
+        return self.dialect != "2025"
