@@ -16,14 +16,7 @@ from keswick.cli.migrate import COMMAND as MIGRATE
 from keswick.cli.terminal import is_terminal, write_value
 from keswick.identity import APIKey
 
-_HASHES = {
-    "SHA256": "sha256",
-    "SHA-256": "sha256",
-    "SHA384": "sha384",
-    "SHA-384": "sha384",
-    "SHA512": "sha512",
-    "SHA-512": "sha512",
-}
+_HASHES = ("SHA256", "SHA384", "SHA512")
 
 
 def new(arguments: Arguments) -> None:
@@ -46,13 +39,14 @@ def of(arguments: Arguments) -> None:
     import hashlib
 
     arguments.at_most(1)
-    name = arguments.value("hash") or "SHA256"
-    if name.upper() not in _HASHES:
-        arguments.fail(f'invalid argument "{name}" for "--hash" flag: it is one of {", ".join(_HASHES)}')
+    text = arguments.value("hash") or "SHA256"
+    algorithm = text.upper().replace("-", "")
+    if algorithm not in _HASHES:
+        arguments.fail(f'invalid argument "{text}" for "--hash" flag: it is one of {", ".join(_HASHES)}')
     word = arguments.words[0] if arguments.words else "-"
     blocks = parse_blocks(read_word(arguments, "certificate"), "standard input") if word == "-" else read_blocks(word)
     der = public_key_of_certificates(blocks, "standard input" if word == "-" else word)
-    identity = hashlib.new(_HASHES[name.upper()], der).hexdigest()
+    identity = hashlib.new(algorithm, der).hexdigest()
     write_value(f"\n  Identity:  {identity}" if is_terminal() else identity)
 
 
@@ -84,7 +78,7 @@ IDENTITY = Group(
                     "hash",
                     "SHA256 (the default), SHA384 or SHA512.",
                     value="NAME",
-                    choices=("SHA256", "SHA384", "SHA512"),
+                    choices=_HASHES,
                 ),
             ),
             details="Without a file, or with '-', the certificate comes from standard input.",
