@@ -166,7 +166,14 @@ fn new_call(server: &Server, method: &str, path: &str, body: Option<&[u8]>, acce
     let method = Method::from_bytes(method.as_bytes())
         .map_err(|_| PyValueError::new_err(format!("{method:?} is not a method of HTTP")))?;
     let uri = Uri::builder().scheme("https").authority(server.authority.as_str()).path_and_query(path).build();
-    let uri = uri.ok().filter(|uri| path.starts_with('/') && uri.path_and_query().is_some_and(|kept| kept == path));
+    let is_whole = |uri: &Uri| {
+        path.starts_with('/')
+            && uri.path_and_query().is_some_and(|kept| kept == path)
+            && uri
+                .authority()
+                .is_some_and(|authority| !authority.host().is_empty() && !authority.as_str().contains('@'))
+    };
+    let uri = uri.ok().filter(is_whole);
     let uri = uri.ok_or_else(|| {
         PyValueError::new_err(format!("https://{}{path} cannot be called: it is no URL", server.authority))
     })?;
@@ -182,8 +189,8 @@ fn header(name: &str, value: &str) -> PyResult<Option<HeaderValue>> {
 }
 
 fn duration(name: &str, seconds: f64) -> PyResult<Duration> {
-    // No clock counts further than the longest one.
-    Duration::try_from_secs_f64(seconds.min(1e9))
+    // Longer ones are for ever, and no clock counts to their end.
+    Duration::try_from_secs_f64(if seconds > 1e9 { 1e9 } else { seconds })
         .map_err(|_| PyValueError::new_err(format!("{name} is a number of seconds, not {seconds}")))
 }
 

@@ -4,14 +4,20 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rustls::CertificateError;
 use rustls_pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
-use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, RequiredEkuNotFoundContext};
+use webpki::{
+    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, KeyUsage, RequiredEkuNotFoundContext, VerifiedPath,
+};
 use x509_parser::certificate::X509Certificate;
+use x509_parser::x509::X509Version;
 
 use crate::certificate;
 
 const SERVER_AUTH: &[usize] = KeyUsage::SERVER_AUTH_REPR;
 const CLIENT_AUTH: &[usize] = KeyUsage::CLIENT_AUTH_REPR;
 const ANY_USAGE: &[usize] = &[2, 5, 29, 37, 0];
+
+/// A demand on a chain besides what `webpki` checks.
+type PathCheck<'a> = dyn Fn(&VerifiedPath<'_>) -> Result<(), webpki::Error> + 'a;
 
 /// A set of root certificates.
 #[pyclass(module = "keswick._native", frozen)]
@@ -36,7 +42,7 @@ impl Verifier {
         if self.roots.contains(leaf) {
             return check_trusted_leaf(leaf, now, usage);
         }
-        self.check_chain(leaf, intermediates, now, usage).map(drop)
+        self.check_chain(leaf, intermediates, now, usage, None).map(drop)
     }
 
     /// Whether a chain, leaf first, may be trusted for a server of that name.
@@ -55,7 +61,11 @@ impl Verifier {
             check_dates(&parsed, now)?;
             has_name(leaf, &parsed, name)
         } else {
-            let end_entity = self.check_chain(leaf, intermediates, now, ServerUsage)?;
+            // One server's own certificate must not vouch for other servers.
+            let issued = |path: &VerifiedPath<'_>| {
+                if self.is_authority(path.anchor()) { Ok(()) } else { Err(webpki::Error::UnknownIssuer) }
+            };
+            let end_entity = self.check_chain(leaf, intermediates, now, ServerUsage, Some(&issued))?;
             end_entity.verify_is_valid_for_subject_name(name).is_ok()
         };
         if fits {
@@ -71,13 +81,23 @@ impl Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         usage: impl ExtendedKeyUsageValidator,
+        path: Option<&PathCheck<'_>>,
     ) -> Result<EndEntityCert<'a>, CertificateError> {
         let end_entity = EndEntityCert::try_from(leaf).map_err(refusal)?;
         let algorithms = webpki::ALL_VERIFICATION_ALGS;
         end_entity
-            .verify_for_usage(algorithms, &self.anchors, intermediates, now, usage, None, None)
+            .verify_for_usage(algorithms, &self.anchors, intermediates, now, usage, None, path)
             .map_err(refusal)?;
         Ok(end_entity)
+    }
+
+    /// Whether a root may issue certificates. The extension that says so is younger than version 1.
+    fn is_authority(&self, anchor: &TrustAnchor<'_>) -> bool {
+        let may_issue = |root: &X509Certificate<'_>| root.is_ca() || root.version() == X509Version::V1;
+        self.roots.iter().any(|root| {
+            webpki::anchor_from_trusted_cert(root).is_ok_and(|of_root| of_root == *anchor)
+                && certificate::parse(root).is_ok_and(|root| may_issue(&root))
+        })
     }
 
     /// Passes over roots that cannot be used. None when none is left.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
+use hyper::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, Response, Uri};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyTuple};
@@ -36,7 +36,15 @@ impl Call {
         *request.uri_mut() = self.uri.clone();
         let headers = request.headers_mut();
         let json = self.body.as_ref().map(|_| HeaderValue::from_static("application/json"));
-        let fields = [(ACCEPT, self.accept.clone()), (USER_AGENT, user_agent.cloned()), (CONTENT_TYPE, json)];
+        // Otherwise it is left out where there is no body; but these methods have one.
+        let has_body = matches!(self.method, Method::POST | Method::PUT | Method::PATCH);
+        let length = has_body.then(|| HeaderValue::from(self.body.as_ref().map_or(0, Bytes::len)));
+        let fields = [
+            (ACCEPT, self.accept.clone()),
+            (USER_AGENT, user_agent.cloned()),
+            (CONTENT_TYPE, json),
+            (CONTENT_LENGTH, length),
+        ];
         headers.extend(fields.into_iter().filter_map(|(name, value)| Some((name, value?))));
         request
     }
@@ -120,7 +128,7 @@ async fn begin(server: &Arc<Server>, call: &Call, limit: &mut Limit) -> Result<(
         match limit.keep(channel.send(call.request(server.settings.user_agent.as_ref()))).await {
             Ok(response) => return Ok((response, channel)),
             // The server has ended a kept connection just now, and the request did not get to it.
-            Err(failure) if failure.kind == "closed" && !failure.sent && channel.reused && attempt < ATTEMPTS => {
+            Err(failure) if failure.kind == "closed" && !failure.sent && attempt < ATTEMPTS => {
                 server.distrust(&channel);
                 attempt += 1;
             }

@@ -41,11 +41,14 @@ impl Heard {
 pub struct Link {
     stream: TlsStream<TcpStream>,
     heard: Arc<Heard>,
+    /// Whether a write has failed, as it does when the server has closed. What the server said before it, an alert or an
+    /// early answer, is still to be read; so that writes are swallowed from then on, and the reader comes to the end.
+    deaf: bool,
 }
 
 impl Link {
     pub fn new(stream: TlsStream<TcpStream>) -> Self {
-        Self { stream, heard: Arc::default() }
+        Self { stream, heard: Arc::default(), deaf: false }
     }
 
     pub fn heard(&self) -> Arc<Heard> {
@@ -56,26 +59,15 @@ impl Link {
         self.stream.get_ref().1.alpn_protocol() == Some(HTTP2)
     }
 
-    /// Looks for the server's last word after a write has failed, as it does when the server has closed: the alert that
-    /// says why is still to be read.
-    fn listen_once_more(&mut self, cx: &mut Context<'_>, error: &io::Error) {
-        self.heard.note(error);
-        let mut scratch = [0; 1024];
-        loop {
-            let mut buffer = ReadBuf::new(&mut scratch);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
-                Poll::Ready(Err(error)) => return self.heard.note(&error),
-                Poll::Ready(Ok(())) | Poll::Pending => return,
+    fn written<T>(&mut self, outcome: Poll<io::Result<T>>, swallowed: T) -> Poll<io::Result<T>> {
+        match outcome {
+            Poll::Ready(Err(error)) => {
+                self.heard.note(&error);
+                self.deaf = true;
+                Poll::Ready(Ok(swallowed))
             }
+            other => other,
         }
-    }
-
-    fn written<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if let Poll::Ready(Err(error)) = &outcome {
-            self.listen_once_more(cx, error);
-        }
-        outcome
     }
 }
 
@@ -94,8 +86,11 @@ impl AsyncRead for Link {
 
 impl AsyncWrite for Link {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if self.deaf {
+            return Poll::Ready(Ok(data.len()));
+        }
         let outcome = Pin::new(&mut self.stream).poll_write(cx, data);
-        self.written(cx, outcome)
+        self.written(outcome, data.len())
     }
 
     fn poll_write_vectored(
@@ -103,8 +98,12 @@ impl AsyncWrite for Link {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let length = pieces.iter().map(|piece| piece.len()).sum();
+        if self.deaf {
+            return Poll::Ready(Ok(length));
+        }
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
-        self.written(cx, outcome)
+        self.written(outcome, length)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -112,11 +111,17 @@ impl AsyncWrite for Link {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.deaf {
+            return Poll::Ready(Ok(()));
+        }
         let outcome = Pin::new(&mut self.stream).poll_flush(cx);
-        self.written(cx, outcome)
+        self.written(outcome, ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.deaf {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

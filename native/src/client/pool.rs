@@ -127,8 +127,6 @@ pub struct Channel {
     sender: Sender,
     heard: Arc<Heard>,
     generation: u64,
-    /// Whether it served a call before, so that the server may have ended it just now.
-    pub reused: bool,
 }
 
 impl Server {
@@ -164,7 +162,7 @@ impl Server {
                 Err(_) => None, // the task has gone
             };
             match dialled {
-                Some(Ok(Some(shared))) => return Ok(shared.channel(self.state().generation, false)),
+                Some(Ok(Some(shared))) => return Ok(shared.channel(self.state().generation)),
                 Some(Ok(None)) | None => {}
                 Some(Err(failure)) => return Err(failure),
             }
@@ -207,7 +205,7 @@ impl Server {
             let (sender, connection) = http1::handshake(TokioIo::new(link)).await.map_err(failed)?;
             tokio::spawn(connection);
             self.state().http1 = true;
-            return Ok((Channel { sender: Sender::Http1(sender), heard, generation, reused: false }, None));
+            return Ok((Channel { sender: Sender::Http1(sender), heard, generation }, None));
         }
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -222,7 +220,7 @@ impl Server {
         if state.generation == generation {
             state.shared = Some(shared.clone());
         }
-        Ok((shared.clone().channel(generation, false), Some(shared)))
+        Ok((shared.clone().channel(generation), Some(shared)))
     }
 
     /// Keeps a connection for the next call, after a whole answer.
@@ -272,14 +270,14 @@ impl State {
         if let Some(shared) = &mut self.shared {
             if !shared.sender.is_closed() {
                 shared.last_used = Instant::now();
-                return Some(shared.clone().channel(self.generation, true));
+                return Some(shared.clone().channel(self.generation));
             }
             self.shared = None;
         }
         while let Some(Idle { sender, heard, .. }) = self.idle.pop() {
             if sender.is_ready() {
                 let sender = Sender::Http1(sender);
-                return Some(Channel { sender, heard, generation: self.generation, reused: true });
+                return Some(Channel { sender, heard, generation: self.generation });
             }
         }
         None
@@ -296,8 +294,8 @@ impl State {
 }
 
 impl Shared {
-    fn channel(self, generation: u64, reused: bool) -> Channel {
-        Channel { sender: Sender::Http2(self.sender, self.users), heard: self.heard, generation, reused }
+    fn channel(self, generation: u64) -> Channel {
+        Channel { sender: Sender::Http2(self.sender, self.users), heard: self.heard, generation }
     }
 }
 
