@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keswick.policy import PatternError, Policy, check, glob, readings_differ
+from keswick import policy
+from keswick.policy import PatternError, Policy, check, readings_differ
 
 
 def allows(rule: str, path: str, *, globs_only: bool = False) -> bool:
@@ -183,7 +184,7 @@ def test_any_text_is_a_rule_or_a_pattern_error(rule: str, path: str) -> None:
     except PatternError:
         return
     assert not allows(rule, path, globs_only=True) or denies(rule, path)
-    assert glob(rule)(path) == allows(rule, path, globs_only=True) or not rule
+    assert policy.glob(rule)(path) == allows(rule, path, globs_only=True) or not rule
     readings_differ(rule)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from keswick.crypto import KeyFormatError, SecretKey, stored
 from keswick.migration import Journal
-from support.cli import COMMAND, clean_environment, kes, kes_in_background, kes_on_terminal
+from support.cli import COMMAND, Terminal, clean_environment, kes, kes_in_background, kes_on_terminal
 from support.golden import cases
 
 HEADER = "Starting key migration:\n\n"
@@ -159,6 +159,12 @@ def test_json_is_all_that_is_printed(source: Side, target: Side) -> None:
         "error": None,
         "journal": None,
     }
+
+
+def test_the_command_of_2021(source: Side, target: Side) -> None:
+    source.fill(names(3))
+    assert kes("tool", *words(source, target)).stdout.startswith(HEADER + "Migrated      3 keys successfully!\n")
+    assert target.values == source.values
 
 
 def test_quiet(source: Side, target: Side) -> None:
@@ -435,6 +441,20 @@ def test_an_interrupt_ends_it_cleanly(source: Side, target: Side) -> None:
     assert f", {4000 - copied} not tried" in summary
     assert kes(*words(source, target)).code == 0
     assert target.values == source.values
+
+
+def test_an_interrupt_leaves_the_terminal_clean(source: Side, target: Side) -> None:
+    source.fill(names(MANY))
+    with Terminal(*words(source, target)) as terminal:
+        terminal.wait_for("Migrating keys")
+        terminal.press_ctrl_c()
+        assert terminal.wait() == 1
+        assert terminal.is_clean
+        assert [line.partition(":")[0] for line in terminal.lines if line] == [
+            "Starting key migration",
+            "Keys",
+            "Error",
+        ]
 
 
 def test_a_reader_that_has_gone_ends_it(source: Side, target: Side) -> None:

@@ -7,6 +7,7 @@ with Progress("Migrating keys", total) as progress:
 """
 
 import gc
+import signal
 import sys
 import threading
 from types import TracebackType
@@ -57,10 +58,16 @@ class Progress:
         """Tell that so many more steps are done."""
         self.done += steps
         if self._bar is not None:
-            for task in self._bar.task_ids:
-                self._bar.update(task, completed=self.done)
+            self._show()
+
+    def _show(self) -> None:
+        with self._changing:  # the number must not be older than the one that another thread shows
+            if self._bar is not None:
+                self._bar.update(self._bar.task_ids[0], completed=self.done)
 
     def _appear(self) -> None:
+        # An interrupt has to wake the thread that works, not this one or one that it starts.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         gc.enable()  # see main: this is what runs for long
         from rich.console import Console
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -69,7 +76,7 @@ class Progress:
         known = self._total is not None
         bar = Bar(
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(28),  # leaves room for the ^C that a terminal shows, which in the next line would stay
             TextColumn("{task.completed:,} of {task.total:,}" if known else "{task.completed:,}"),
             TimeRemainingColumn() if known else TimeElapsedColumn(),
             console=Console(stderr=True),
@@ -82,3 +89,4 @@ class Progress:
                 bar.add_task(self._what, total=self._total, completed=self.done)
                 bar.start()
                 self._bar = bar
+        self._show()  # what was done meanwhile
