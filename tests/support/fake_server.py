@@ -1,5 +1,6 @@
 """A scripted HTTPS server, for what the real one does not do: odd replies, silence, connections that break."""
 
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,14 @@ class Answer:
     """Whether the connection ends instead of an answer."""
     missing: int = 0
     """How many bytes of the body the header promises and the server does not send."""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @dataclass

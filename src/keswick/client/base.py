@@ -62,5 +62,10 @@ class BaseClient:
         arguments = {name: value for name, value in settings._asdict().items() if value is not None}
         return cls(**(arguments | overrides))
 
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Where the servers are; the one that calls begin with comes first."""
+        return tuple(map(str, self._servers.endpoints))
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(map(str, self._servers.endpoints))})"
+        return f"{type(self).__name__}({', '.join(self.endpoints)})"

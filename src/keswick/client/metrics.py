@@ -53,14 +53,18 @@ class Metrics:
 
 
 def _parsed(text: str) -> Iterator[tuple[str, Labels, float]]:
-    for line in text.splitlines():
-        if not line.strip() or line.lstrip().startswith("#"):
+    for line in map(str.strip, text.split("\n")):
+        if not line or line.startswith("#"):
             continue
-        match = _SAMPLE.fullmatch(line.strip())
+        try:
+            match = _SAMPLE.fullmatch(line)
+            value = float(match["value"] if match else "")
+        except ValueError:
+            match = None
         if match is None:
             raise ValueError(f"{line[:80]!r} is no line of metrics")
         labels = tuple(
             (label, re.sub(r"\\.", lambda escape: _ESCAPES.get(escape[0], escape[0]), content))
             for label, content in _LABEL.findall(match["labels"] or "")
         )
-        yield match["name"], labels, float(match["value"])
+        yield match["name"], labels, value
