@@ -3,8 +3,6 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from keswick.cli.command import Arguments, Command, CommandError, Flag, Group, H
 from keswick.cli.connection import ENVIRONMENT
 from keswick.client.environment import API_KEY, CA_FILE, CERT_FILE, KEY_FILE, SERVER
 from support.cli import COMMAND, clean_environment, kes, kes_on_terminal
+from support.commands import every_command
 
 FLAGS = (Flag("json", "…"), Flag("insecure", "…", short="k"), Flag("key", "…", short="f", value="FILE"))
 
@@ -116,22 +115,6 @@ def test_help_shows_examples_on_every_level() -> None:
     assert "\n\nExamples:\n    kes init" in kes().stderr
 
 
-def every_command() -> Iterator[tuple[str, Command]]:
-    """Each command with its path, such as `kes key create`."""
-
-    def walk(path: str, command: Command | Group) -> Iterator[tuple[str, Command]]:
-        if isinstance(command, Command):
-            yield path, command
-            return
-        if command.default is not None:
-            yield path, command.default
-        for name, one in command.commands.items():
-            yield from walk(f"{path} {name}", one)
-
-    for name in COMMANDS:
-        yield from walk(f"kes {name}", import_module(f"keswick.cli.{name}").COMMAND)
-
-
 def test_every_command_has_an_example_that_calls_it() -> None:
     for path, command in every_command():
         assert command.examples, path
@@ -156,11 +139,14 @@ def test_every_command_is_in_the_help_of_its_group() -> None:
 
 
 def test_the_documentation_names_every_command_flag_and_variable() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    docs = Path(__file__).parents[2] / "docs"
+    text, listed = (docs / "cli.md").read_text(), (docs / "commands.md").read_text()
     for path, command in every_command():
-        section = next(part for part in text.split("\n## ") if part.startswith(f"`{' '.join(path.split()[:2])}"))
-        words = [path.split()[-1], *(f"--{flag.name}" for flag in command.flags)]
-        assert [word for word in words if not re.search(rf"(?<![\w-]){word}(?![\w-])", section)] == []
+        start = " ".join(path.split()[:2])
+        section = next(part for part in text.split("\n## ") if f"`{start}" in part.splitlines()[0])
+        assert re.search(rf"(?<![\w-]){path.split()[-1]}(?![\w-])", section), path
+        entry = re.split(rf"^##+ `{path}`$", listed, flags=re.MULTILINE)[1].partition("\n#")[0]
+        assert [flag.name for flag in command.flags if f"`--{flag.name}" not in entry] == []
     for variable in (*SERVER, *API_KEY, *KEY_FILE, *CERT_FILE, *CA_FILE):
         assert f"`{variable}`" in text
 
