@@ -242,9 +242,9 @@ def test_an_audit_event_is_a_line_of_json(console: Console) -> None:
 
 def test_each_stream_has_its_unit_and_so_has_the_console(console: Console) -> None:
     log, new, trace = AuditLog(file=console.file), Stream(), Stream()
-    log.configure(enabled=True, unit="ns")
+    log.configure(enabled=True, form="ns")
     log.subscribe(new)
-    log.subscribe(trace, unit="ns")
+    log.subscribe(trace, form="ns")
     record(log)
     log.close()
     lines = [*new.received, *trace.received, console.lines()[0].encode()]

@@ -2,6 +2,7 @@
 
 import os
 import time
+from hashlib import sha256
 
 from keswick._native import SealingKey, hmac_sha256
 from keswick.crypto import stored
@@ -54,6 +55,11 @@ class SecretKey:
     def algorithm(self) -> str:
         """AES256 or CHACHA20."""
         return self._stored.algorithm or AES256
+
+    @property
+    def id(self) -> str:
+        """32 hex digits, by which servers of 2022 and 2023 told keys apart: the beginning of the key's SHA-256."""
+        return sha256(self._stored.key).hexdigest()[:32]
 
     @property
     def created_at(self) -> str:

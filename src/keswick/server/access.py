@@ -53,9 +53,13 @@ class Access:
     @classmethod
     def configured(cls, config: Config, started_at: str) -> "Access":
         """What the configuration says: made by the admin when the server started."""
-        globs_only = config.dialect != "2025"
         policies = {
-            name: PolicyEntry(Policy(name, policy.allow, policy.deny, globs_only=globs_only), started_at, config.admin)
+            name: PolicyEntry(
+                Policy(name, policy.allow, policy.deny, globs_only=config.globs_only),
+                started_at,
+                config.admin,
+                as_paths=config.form == "2021",
+            )
             for name, policy in config.policies.items()
         }
         assignments = {

@@ -6,6 +6,13 @@ from keswick.about import version_lines
 from keswick.config import Config
 from keswick.server.addresses import to_reach
 
+_FORMS = {
+    "2020": "the form of 2020",
+    "2021": "the form of 2021",
+    "transitional": "the form of 2022, with 'root' and 'keystore'",
+    "2025": "the present form",
+}
+
 
 def banner(
     config: Config, store: str, address: tuple[str, int], *, memory_locked: bool, api_key: str | None = None
@@ -18,7 +25,7 @@ def banner(
         *([("API Key", api_key)] if api_key else []),
         ("Admin", config.admin if _is_hex(config.admin) else "<disabled>"),
         ("Clients", _clients(config)),
-        ("Dialect", "2025, from a configuration of the present form"),
+        ("Dialect", f"{config.dialect}, from a configuration of {_FORMS[config.form]}"),
         *_listed("Logs", _logs(config)),
         *([("MLock", "enabled")] if memory_locked else []),
         ("Process", str(os.getpid())),

@@ -31,7 +31,7 @@ from keswick.server.faults import describe
 from keswick.server.logs import AuditLog, ErrorLog
 from keswick.server.metrics import Metrics
 from keswick.server.options import ServerOptions
-from keswick.server.routes import ROUTES, timeouts
+from keswick.server.routes import ROUTES, body_limits, timeouts
 from keswick.server.runtime import Runtime
 from keswick.server.second import MetricsListener
 from keswick.server.service import Service
@@ -108,10 +108,10 @@ class _Process:
         self._certificate = _load_tls(config)
         store = self._open_store(config)
         await self._create_predefined(config, store)
-        self._configure_logs(config)
         state = State.of(config, self._runtime.started_at, timeouts(config), store, self._new_cache(config, store))
+        self._configure_logs(state)
         self._service = Service(self._runtime, state)
-        self._server = listen(self._service.handle, config.address, self._certificate.tls)
+        self._server = listen(self._service.handle, config.address, self._certificate.tls, body_limits(config))
         self._second_speaks_tls = config.metrics is not None and config.metrics.tls
         self._second = self._listen_second(config)
         self._register_gauges()
@@ -159,10 +159,12 @@ class _Process:
             except KeyStoreError as error:
                 raise KeyStoreError(f"keys: cannot create '{name}': {error}") from error
 
-    def _configure_logs(self, config: Config) -> None:
-        log = config.log
+    def _configure_logs(self, state: State) -> None:
+        log = state.config.log
         self._runtime.errors.level = log.error
-        self._runtime.audit.configure(enabled=log.audit <= 0, skip=log.audit_skip, required=log.audit_required)
+        self._runtime.audit.configure(
+            enabled=log.audit <= 0, skip=log.audit_skip, required=log.audit_required, form=state.audit_form
+        )
 
     def _listen_second(self, config: Config) -> _native.Server | None:
         if config.metrics is None:
@@ -256,6 +258,10 @@ class _Process:
         blocking = self._runtime.blocking
         old = self._service.state
         config = await blocking(configured, self._options)
+        if (config.form, config.dialect) != (old.config.form, old.config.dialect):
+            raise ConfigError(
+                "the form of the configuration, or its 'compatibility', cannot change while a server runs"
+            )
         certificate = await blocking(_load_tls, config)
         store, cache = old.store, old.cache
         if config.keystore != old.config.keystore:
@@ -271,7 +277,7 @@ class _Process:
 
         self._use_tls(certificate)
         self._service.adopt(state)
-        self._configure_logs(config)
+        self._configure_logs(state)
         if cache is old.cache:
             cache.configure(any=config.cache.any, unused=config.cache.unused, offline=config.cache.offline)
         else:

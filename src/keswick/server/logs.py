@@ -32,7 +32,8 @@ MAX_VALUE = 4096
 """Characters. What is longer is cut: no real path or message is."""
 
 Event = TypeVar("Event")
-Unit = Literal["ms", "ns"]
+AuditForm = Literal["ms", "ns", "2021"]
+"""Of audit events: the unit of the response time; before 2022 also whole seconds, and no address."""
 
 
 class LogStream(Protocol):
@@ -295,6 +296,17 @@ class _AuditEvent(msgspec.Struct):
     response: _Response
 
 
+class _Request2021(msgspec.Struct):
+    path: str
+    identity: str
+
+
+class _AuditEvent2021(msgspec.Struct):
+    time: str
+    request: _Request2021
+    response: _Response
+
+
 class AuditLog(_Log[_Answered]):
     """One JSON object per request and line, to standard output if that is enabled, and to streams."""
 
@@ -303,13 +315,15 @@ class AuditLog(_Log[_Answered]):
         self._encode = msgspec.json.Encoder().encode
         self.configure(enabled=False)
 
-    def configure(self, *, enabled: bool, skip: Sequence[str] = (), required: bool = False, unit: Unit = "ms") -> None:
+    def configure(
+        self, *, enabled: bool, skip: Sequence[str] = (), required: bool = False, form: AuditForm = "ms"
+    ) -> None:
         """`skip`: paths that are not recorded; one that ends in `*` stands for all that begin so.
-        `required`: see `ready`. `unit`: of the response time on the console.
+        `required`: see `ready`. `form`: on the console.
         """
         self.enabled = enabled
         self.required = required and enabled
-        self._unit = unit
+        self._form = form
         self._skipped = frozenset(path for path in skip if not path.endswith("*"))
         self._skipped_prefixes = tuple(path[:-1] for path in skip if path.endswith("*"))
 
@@ -341,14 +355,17 @@ class AuditLog(_Log[_Answered]):
         if len(path) > MAX_PATH:
             path = path[:MAX_PATH] + "…"
         event = _Answered(time_ns, ip, path, identity or "", via or "", code, duration_ns)
-        self._submit(event, self._unit if self.enabled else None)
+        self._submit(event, self._form if self.enabled else None)
 
-    def subscribe(self, stream: LogStream, *, unit: Unit = "ms") -> None:
-        """Send events until the stream is closed, with response times in `unit`."""
-        self._subscribe(stream, unit)
+    def subscribe(self, stream: LogStream, *, form: AuditForm = "ms") -> None:
+        """Send events until the stream is closed."""
+        self._subscribe(stream, form)
 
     def _render(self, event: _Answered, form: str) -> bytes:
         path = event.path.encode(errors="replace").decode()  # what is no text must not keep an event out of the log
+        response = _Response(event.code, event.duration // 1_000_000 if form == "ms" else event.duration)
+        if form == "2021":
+            moment = rfc3339(event.time // 1_000_000_000 * 1_000_000_000)
+            return self._encode(_AuditEvent2021(moment, _Request2021(path, event.identity), response)) + b"\n"
         request = _Request(event.ip, path, event.identity, event.via)
-        response = _Response(event.code, event.duration if form == "ns" else event.duration // 1_000_000)
         return self._encode(_AuditEvent(rfc3339(event.time), request, response)) + b"\n"

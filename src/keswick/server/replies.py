@@ -20,13 +20,17 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ApiError(Exception):
-    """An answer that is not a success: its status and the message for the client, and further headers if any."""
+    """An answer that is not a success: its status, the message for the client, and the headers.
 
-    def __init__(self, status: int, message: str, *, headers: Headers = JSON) -> None:
+    `right_method`: for 405, the method that the route takes.
+    """
+
+    def __init__(self, status: int, message: str, *, headers: Headers = JSON, right_method: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.headers = headers
+        self.right_method = right_method
 
     def reply(self) -> Reply:
         """The error body has a line feed between the message and the brace, and none at its end, as the original's."""

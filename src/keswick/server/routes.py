@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from keswick._native import Headers
 from keswick.config import Config
 from keswick.server.call import Answer, Call, Handler
+from keswick.server.dialects import DIALECTS, Dialect
 from keswick.server.handlers import identities, keys, logs, policies, system
 from keswick.server.replies import json_reply
 
@@ -56,6 +57,7 @@ def _apis(call: Call) -> Answer:
     return json_reply(
         [
             {"method": route.method, "path": route.path, "max_body": route.max_body, "timeout": _number(timeout)}
+            | ({"verify_auth": route.path not in call.state.open} if call.state.config.dialect == "2023" else {})
             for route, timeout in zip(ROUTES, call.state.timeouts, strict=False)
             if call.state.config.runtime_policies or not route.is_optional
         ]
@@ -118,6 +120,17 @@ nothing."""
 
 APIS = {route.path: route.path in SKIPPABLE for route in ROUTES}
 """What the reader of a configuration has to know of the routes: their paths, and which `skip_auth` may open."""
+
+
+def handlers(dialect: Dialect) -> tuple[Handler, ...]:
+    """What answers in that dialect, by the index of a route."""
+    return tuple(dialect.handlers.get(route.path, route.handler) for route in ROUTES)
+
+
+def body_limits(config: Config) -> list[tuple[str, int]]:
+    """Bytes, by the beginning of the path, where a body is read at all."""
+    old = DIALECTS[config.dialect].body_limits
+    return [(route.path, old.get(route.path, route.max_body)) for route in ROUTES if route.max_body]
 
 
 def timeouts(config: Config) -> tuple[float, ...]:

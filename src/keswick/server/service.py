@@ -13,10 +13,11 @@ from urllib.parse import quote
 from keswick._native import Request
 from keswick.server.authentication import authorize, caller_of
 from keswick.server.call import Answer, Call, Handler
+from keswick.server.dialects import DIALECTS
 from keswick.server.faults import describe
 from keswick.server.metrics import Recorder
-from keswick.server.replies import INTERNAL_ERROR, NOT_FOUND, TIMEOUT, ApiError, Reply, redirect
-from keswick.server.routes import UNKNOWN, UncleanPath, lacks_slash, resolve
+from keswick.server.replies import INTERNAL_ERROR, ApiError, Reply, redirect
+from keswick.server.routes import UNKNOWN, UncleanPath, handlers, lacks_slash, resolve
 from keswick.server.runtime import Runtime
 from keswick.server.state import State
 
@@ -28,6 +29,8 @@ class Service:
 
     def __init__(self, runtime: Runtime, state: State) -> None:
         self.runtime = runtime
+        self._dialect = DIALECTS[state.config.dialect]
+        self._handlers = handlers(self._dialect)
         self.adopt(state)
         runtime.access.changed = lambda: self.adopt(self.state)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -54,7 +57,7 @@ class Service:
         try:
             answer = walk(call)
         except ApiError as error:
-            answer = error.reply()
+            answer = self._dialect.refuse(call, error)
         except Exception as error:
             answer = self._crashed(call, error)
         if isinstance(answer, tuple):
@@ -78,17 +81,22 @@ class Service:
                 raise ApiError(400, "invalid request path") from None
             return _redirect(request, unclean.clean)
         if route is None or (route.is_optional and not call.state.config.runtime_policies):
-            return _redirect(request, call.path + "/") if lacks_slash(call.path) else NOT_FOUND
+            return _redirect(request, call.path + "/") if lacks_slash(call.path) else self._dialect.unknown
         call.api = route.index
         method = request.method
         if method != route.method and not route.takes(method):
-            raise ApiError(405, f"received method '{method}' expected '{route.method}'", headers=route.refusal)
+            raise ApiError(
+                405,
+                f"received method '{method}' expected '{route.method}'",
+                headers=route.refusal,
+                right_method=route.method,
+            )
         try:
             authorize(call.state, route, call.path, caller)
         except ApiError as refusal:
             call.log_debug(f"access denied: {refusal.message}")
             raise
-        return route.handler(call)
+        return self._handlers[route.index](call)
 
     def _crashed(self, call: Call, error: Exception) -> Reply:
         call.log_error(describe(error))
@@ -114,9 +122,9 @@ class Service:
             async with asyncio.timeout(call.timeout or None):
                 reply = await answer
         except TimeoutError:
-            reply = TIMEOUT
+            reply = self._dialect.timeout
         except ApiError as error:
-            reply = error.reply()
+            reply = self._dialect.refuse(call, error)
         except Exception as error:
             reply = self._crashed(call, error)
         if reply is not None:

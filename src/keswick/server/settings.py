@@ -66,8 +66,12 @@ def check(config: Config) -> list[str]:
     for address in (config.address, *([config.metrics.address] if config.metrics else [])):
         to_bind(address)
     keystore.check(config.keystore)
-    prefixes = [route.path for route in ROUTES if route.path.endswith("/")]
     return [
         *(f"Warning: {warning}" for warning in config.warnings),
-        *(f"Note: {sentence}" for sentence in differing_rules(config, prefixes)),
+        *(f"Note: {sentence}" for sentence in notes(config)),
     ]
+
+
+def notes(config: Config) -> list[str]:
+    """Where rules of policies mean one thing to one release and another to another; a sentence each."""
+    return differing_rules(config, [route.path for route in ROUTES if route.path.endswith("/")])

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from keswick.config import Config
 from keswick.crypto import SecretKey
 from keswick.keystore import KeyStore
+from keswick.names import is_name, is_stored_name
 from keswick.server.access import Access, RunTimeAccess
 from keswick.server.cache import KeyCache
+from keswick.server.logs import AuditForm
+
+_BEFORE_2023 = ("2021", "2022")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,15 @@ class State:
             store=store,
             cache=cache,
         )
+
+    @property
+    def audit_form(self) -> AuditForm:
+        """Of audit events on the console and in `/v1/log/audit`."""
+        return "2021" if self.config.dialect in _BEFORE_2023 else self.config.log.audit_unit
+
+    def is_role_name(self, name: str) -> bool:
+        """Whether a policy or an identity may have that name: until 2022 any word."""
+        return is_stored_name(name) if self.config.dialect in _BEFORE_2023 else is_name(name)
 
     def with_access(self, written: RunTimeAccess) -> "State":
         """The same configuration with what was written at run time until now."""

@@ -1,21 +1,25 @@
 """The native listener as the server sets it up: body limits from the route table, and the replies that it gives by
 itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from keswick import _native
 from keswick._native import Request, Tls
 from keswick.config import Address, ConfigError
 from keswick.server.addresses import to_bind
 from keswick.server.replies import INTERNAL_ERROR, TIMEOUT, ApiError, Reply
-from keswick.server.routes import ROUTES
 
 OVERLOAD = ApiError(503, "server is overloaded, try again").reply()
 TOO_LARGE = ApiError(413, "request body is too large").reply()
 MALFORMED = ApiError(400, "invalid HTTP request").reply()
 
 
-def listen(handler: Callable[[Request], Reply | None], address: Address, certificate: Tls | None) -> _native.Server:
+def listen(
+    handler: Callable[[Request], Reply | None],
+    address: Address,
+    certificate: Tls | None,
+    body_limits: Sequence[tuple[str, int]] = (),
+) -> _native.Server:
     """A bound listener that does not accept yet. Raises ConfigError when the address cannot be had."""
     host, port = to_bind(address)
     try:
@@ -24,7 +28,7 @@ def listen(handler: Callable[[Request], Reply | None], address: Address, certifi
             host=host,
             port=port,
             tls=certificate,
-            body_limits=[(route.path, route.max_body) for route in ROUTES if route.max_body],
+            body_limits=body_limits,
             replies={
                 "overload": OVERLOAD,
                 "timeout": TIMEOUT,

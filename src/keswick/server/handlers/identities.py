@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from keswick.names import is_name
 from keswick.server.call import Answer, Call
 from keswick.server.handlers.policies import assign_policy, bad_identity, names_reply, rules
 from keswick.server.replies import EMPTY, ApiError, Reply, json_reply
@@ -12,7 +11,7 @@ def describe(call: Call) -> Answer:
     identity, access = call.resource, call.state.access
     if identity == access.admin:
         return json_reply({"admin": True, "created_at": call.runtime.started_at})
-    if not is_name(identity):
+    if not call.state.is_role_name(identity):
         raise bad_identity(identity)
     found = access.assignments.get(identity)
     if found is None:
@@ -46,7 +45,7 @@ async def assign(call: Call) -> Reply:
 async def forget(call: Call) -> Reply:
     """Take its policy from an identity; one that has none is left as it is."""
     identity = call.resource
-    if not is_name(identity):
+    if not call.state.is_role_name(identity):
         raise bad_identity(identity)
     if identity == call.state.access.admin:
         raise ApiError(400, "identity is root")

@@ -1,23 +1,23 @@
 """The live log streams: `/v1/log/…`. Headers go out at once, events as they happen, until the client goes."""
 
 from keswick.server.call import Answer, Call
-from keswick.server.logs import Unit
+from keswick.server.logs import AuditForm
 from keswick.server.replies import NDJSON
 
 
 def audit(call: Call) -> Answer:
-    """Audit events with times in milliseconds."""
-    return _audit(call, "ms")
+    """Audit events, in the form of the dialect."""
+    return _audit(call, call.state.audit_form)
 
 
 def audit_trace(call: Call) -> Answer:
-    """Audit events with times in nanoseconds, as the releases before 2023 sent them."""
-    return _audit(call, "ns")
+    """Audit events with times in nanoseconds, as the releases before 2022 sent them."""
+    return _audit(call, "ns" if call.state.audit_form == "ms" else call.state.audit_form)
 
 
-def _audit(call: Call, unit: Unit) -> Answer:
+def _audit(call: Call, form: AuditForm) -> Answer:
     stream = call.request.stream(200, NDJSON)
-    call.runtime.audit.subscribe(stream, unit=unit)
+    call.runtime.audit.subscribe(stream, form=form)
     call.end_in_time(stream)
     return None
 

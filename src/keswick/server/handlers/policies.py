@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from keswick.encoding import rfc3339
-from keswick.names import is_name, is_pattern
+from keswick.names import is_pattern
 from keswick.policy import PatternError, Policy
 from keswick.server import bodies
 from keswick.server.access import Assignment, PolicyEntry
@@ -14,11 +14,11 @@ from keswick.server.replies import EMPTY, ApiError, Reply, json_reply
 
 
 def describe(call: Call) -> Answer:
-    return json_reply(_origin(_named(call)))
+    return json_reply(_origin(named(call)))
 
 
 def read(call: Call) -> Answer:
-    return json_reply(rules(_named(call)))
+    return json_reply(rules(named(call)))
 
 
 def list_(call: Call) -> Answer:
@@ -31,7 +31,7 @@ async def write(call: Call) -> Reply:
     body = bodies.decode_policy(call.request.body)
     allow = body.paths if body.paths is not None else body.allow
     try:
-        policy = Policy(name, allow, body.deny, globs_only=call.state.config.dialect != "2025")
+        policy = Policy(name, allow, body.deny, globs_only=call.state.config.globs_only)
     except PatternError as error:
         raise ApiError(400, f"invalid policy: {error}") from None
     entry = PolicyEntry(policy, rfc3339(time.time_ns()), call.identity, as_paths=body.paths is not None)
@@ -54,7 +54,7 @@ async def assign(call: Call) -> Reply:
 def assign_policy(call: Call, name: str, identity: str) -> Reply:
     """On the main thread, like all that writes. An identity has one policy; assigning another one moves it."""
     name = _policy_name(call, name)
-    if not is_name(identity):
+    if not call.state.is_role_name(identity):
         raise bad_identity(identity)
     if identity == call.state.access.admin:
         raise ApiError(400, "identity is root")
@@ -86,7 +86,8 @@ def names_reply(call: Call, field: str, names: Any) -> Reply:
     return json_reply({field: sorted(name for name in names if name.startswith(prefix)), "continue_at": ""})
 
 
-def _named(call: Call) -> PolicyEntry:
+def named(call: Call) -> PolicyEntry:
+    """The policy that the resource names. Raises ApiError 400 or 404."""
     entry = call.state.access.policies.get(_policy_name(call, call.resource))
     if entry is None:
         raise ApiError(404, "policy does not exist")
@@ -94,7 +95,7 @@ def _named(call: Call) -> PolicyEntry:
 
 
 def _policy_name(call: Call, name: str) -> str:
-    if not is_name(name):
+    if not call.state.is_role_name(name):
         raise ApiError(400, f"policy name '{name}' is empty, too long or contains invalid characters")
     return name
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+from typing import Any
 
 import keswick
 from keswick._native import Headers
@@ -30,14 +31,14 @@ async def ready(call: Call) -> Reply:
     if call.runtime.draining:
         raise ApiError(503, "server is stopping")
     try:
-        await _reach_store(call)
+        await reach_store(call)
     except ApiError:
         if "cached=ok" not in call.request.query.split("&") or not call.state.cache.serves_offline:
             raise
     return EMPTY
 
 
-async def _reach_store(call: Call) -> float:
+async def reach_store(call: Call) -> float:
     """Seconds that the key store took to answer. An outage that is known is told without asking again."""
     cache = call.state.cache
     if cache.store_error is None:
@@ -54,7 +55,12 @@ async def _reach_store(call: Call) -> float:
 
 
 async def status(call: Call) -> Reply:
-    reply = {
+    return json_reply(await figures(call))
+
+
+async def figures(call: Call) -> dict[str, Any]:
+    """What the status tells, times in seconds."""
+    reply: dict[str, Any] = {
         "version": keswick.__version__,
         "os": operating_system(),
         "arch": architecture(),
@@ -65,10 +71,10 @@ async def status(call: Call) -> Reply:
         "mem_stack_used": stack_memory(),
     }
     try:
-        reply["keystore_latency"] = max(1, round(await _reach_store(call) * 1000))
+        reply["keystore_latency"] = max(1, round(await reach_store(call) * 1000))
     except ApiError:
         reply["keystore_unreachable"] = True
-    return json_reply(reply)
+    return reply
 
 
 def metrics(call: Call) -> Answer:

@@ -1,0 +1,126 @@
+"""What a dialect is, and the tools that the tables of old ones are made with."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from keswick._native import Headers
+from keswick.server.call import Answer, Call, Handler
+from keswick.server.replies import EMPTY, NDJSON, NOT_FOUND, TIMEOUT, ApiError, Reply, escaped
+
+_encode = msgspec.json.Encoder().encode
+
+
+def as_today(call: Call, error: ApiError) -> Reply:
+    return error.reply()
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What is not said is as today."""
+
+    name: str
+    handlers: Mapping[str, Handler] = field(default_factory=dict)
+    """What answers instead of the route's own handler, by the route's path."""
+    refuse: Callable[[Call, ApiError], Reply] = as_today
+    """How a refusal is worded."""
+    unknown: Reply = NOT_FOUND
+    """The answer to a path that no route has."""
+    timeout: Reply = TIMEOUT
+    body_limits: Mapping[str, int] = field(default_factory=dict)
+    """Bytes, by the route's path."""
+
+
+# --- refusals ---
+
+OLD_ERROR = [("Content-Type", "application/json; charset=utf-8"), ("X-Content-Type-Options", "nosniff")]
+"""The headers of a refusal before October 2023."""
+_OLD_ERROR = Headers(OLD_ERROR)
+
+Words = Mapping[str, "str | tuple[int, str]"]
+"""What today's message becomes: another message, or another status and message."""
+
+
+def old_error(status: int, message: str, headers: Headers = _OLD_ERROR) -> Reply:
+    return (status, headers, b'{"message":' + escaped(_encode(message)) + b"}")
+
+
+def refusal(
+    words: Words, beginnings: Sequence[tuple[str, Callable[[Call, ApiError], tuple[int, str]]]]
+) -> Callable[[Call, ApiError], Reply]:
+    """`words` by whole messages, `beginnings` for those that have something of the request in them."""
+
+    def refuse(call: Call, error: ApiError) -> Reply:
+        status, message = error.status, error.message
+        found = words.get(message)
+        if isinstance(found, str):
+            message = found
+        elif found is not None:
+            status, message = found
+        else:
+            for beginning, reword in beginnings:
+                if message.startswith(beginning):
+                    status, message = reword(call, error)
+                    break
+        if status == 405:
+            return old_error(status, message, Headers([*OLD_ERROR, ("Accept", error.right_method)]))
+        return old_error(status, message)
+
+    return refuse
+
+
+# --- successes ---
+
+TEXT = Headers([("Content-Type", "text/plain; charset=utf-8")])
+"""What JSON without a type of its own was taken for."""
+
+
+def retyped(handler: Handler, change: Callable[[Reply], Reply]) -> Handler:
+    """The same answer in another form."""
+
+    def answer(call: Call) -> Answer:
+        reply = handler(call)
+        if reply is None or isinstance(reply, tuple):
+            return change(reply) if reply is not None else None
+        return finish(reply)
+
+    async def finish(waiting: Awaitable[Reply | None]) -> Reply | None:
+        reply = await waiting
+        return change(reply) if reply is not None else None
+
+    return answer
+
+
+def as_text(reply: Reply) -> Reply:
+    """JSON without a type. An empty answer has none anyway."""
+    return (reply[0], TEXT, reply[2]) if reply[2] else reply
+
+
+def null_when_empty(reply: Reply) -> Reply:
+    """Until 2024 an empty text came out as null."""
+    return reply if reply[2] != b'{"plaintext":""}\n' else (reply[0], reply[1], b'{"plaintext":null}\n')
+
+
+def unless_absent(handler: Handler) -> Handler:
+    """A delete that succeeds when there is nothing to delete."""
+
+    async def answer(call: Call) -> Reply | None:
+        try:
+            reply = handler(call)
+            return reply if reply is None or isinstance(reply, tuple) else await reply
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return EMPTY
+
+    return answer
+
+
+def json_lines(values: Sequence[Mapping[str, Any]], headers: Headers = NDJSON) -> Reply:
+    return (200, headers, b"".join(escaped(_encode(value)) + b"\n" for value in values))
+
+
+def json_text(value: Any, *, headers: Headers = TEXT, end: bytes = b"\n") -> Reply:
+    return (200, headers, escaped(_encode(value)) + end)
