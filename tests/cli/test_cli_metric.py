@@ -1,6 +1,7 @@
 """`kes metric` through pipes and on a terminal, against real servers."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -153,14 +154,19 @@ def test_the_view_follows_the_size_of_the_window(server: RunningServer) -> None:
 
 def test_the_view_is_left_and_drawn_again_when_the_command_is_stopped_for_a_while(server: RunningServer) -> None:
     with Terminal("metric", "--rate", "100ms", env=server.environment) as terminal:
-        terminal.wait_for("Requests")
+        terminal.wait_for("█")  # the second scrape: by now it has its hand on the signals
         terminal.process.send_signal(signal.SIGTSTP)
-        terminal.wait_for(lambda: not terminal.has_own_screen)
+        terminal.wait_for(lambda: not terminal.has_own_screen and is_stopped(terminal.process.pid))
+        assert terminal.is_clean
         terminal.process.send_signal(signal.SIGCONT)
         terminal.wait_for(lambda: terminal.has_own_screen)
         terminal.process.send_signal(signal.SIGTERM)
         assert terminal.wait() == 1
         assert terminal.is_clean
+
+
+def is_stopped(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG) is not None
 
 
 def test_the_view_waits_for_a_server_that_is_away_and_ends_when_it_says_no(server: RunningServer) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -47,6 +47,7 @@ def test_what_a_terminal_can_do(
     assert not can_redraw(None)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_printable_text_is_one_line_that_moves_no_cursor(text: str) -> None:
     shown = printable(text)
@@ -60,6 +61,7 @@ def test_what_is_not_printable_is_spelled_out() -> None:
     assert printable("a\x1b[31m\n\x9b\u202e\udcffé") == r"a\x1b[31m\n\x9b\u202e\udcffé"
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(exclude_categories=["C", "Z", "M"])), st.integers(2, 40))
 def test_a_cell_has_exactly_its_width(text: str, width: int) -> None:
     cell = fit(text, width)
@@ -113,6 +115,7 @@ def test_uptimes(seconds: float, text: str) -> None:
     assert uptime(seconds) == text
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1e18))
 def test_a_size_has_few_digits(count: float) -> None:
     assert re.fullmatch(r"\d{1,3}B|\d{1,4}\.\d[KMG]B|\d+\.\dTB", size(count))

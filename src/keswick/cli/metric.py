@@ -6,10 +6,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keswick.cli.command import Arguments, Command, Flag
 from keswick.cli.connection import INSECURE, connect, endpoints, failing
@@ -150,7 +150,7 @@ def _watch(client: "Client", rate: float, title: str) -> None:
     ticks = _ticks(rate)
     next(ticks)
     view.add(client.metrics())  # who cannot read metrics at all gets an error, and no view
-    with _screen(view) as redraw:
+    with _screen(view):
         for _ in ticks:
             try:
                 view.add(client.metrics())
@@ -162,12 +162,11 @@ def _watch(client: "Client", rate: float, title: str) -> None:
                 if not passing or view.age > _LOST_AFTER:
                     raise
                 view.trouble = str(error)
-            redraw()
 
 
 @contextmanager
-def _screen(view: "View") -> Iterator[Callable[[], None]]:
-    """A screen of its own, drawn anew twice a second and when asked to. The terminal is as before when it ends."""
+def _screen(view: "View") -> Iterator[None]:
+    """A screen of its own, which another thread keeps drawing. The terminal is as before when it ends."""
     from rich.console import Console
     from rich.live import Live
 
@@ -175,27 +174,29 @@ def _screen(view: "View") -> Iterator[Callable[[], None]]:
         view,
         console=Console(file=sys.stdout, highlight=False),
         screen=True,
-        refresh_per_second=2,
+        refresh_per_second=4,
         redirect_stdout=False,
         redirect_stderr=False,
     )
 
     def pause(*_: object) -> None:  # Ctrl-Z
-        live.stop()
-        os.kill(os.getpid(), signal.SIGSTOP)
-        live.start(refresh=True)
+        with uninterrupted():
+            live.stop()
+            os.kill(os.getpid(), signal.SIGSTOP)
+            live.start(refresh=True)
 
-    ended = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    paused = signal.signal(signal.SIGTSTP, pause)
+    handlers = {signal.SIGTSTP: pause, signal.SIGTERM: lambda *_: signal.raise_signal(signal.SIGINT)}
+    former: dict[int, Any] = {}
     try:
         with uninterrupted():
             live.start(refresh=True)
-        yield live.refresh
+            former = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        yield
     finally:
         with uninterrupted():
             live.stop()
-            signal.signal(signal.SIGTSTP, paused)
-            signal.signal(signal.SIGTERM, ended)
+            for number, handler in former.items():
+                signal.signal(number, handler)
 
 
 class View:
@@ -293,7 +294,9 @@ class View:
         """Requests per second, the newest on the right."""
         from rich.text import Text
 
-        speeds = [per_second(before, after, *_REQUESTS) for before, after in pairwise(self._scrapes)][-width + 30 :]
+        speeds = [per_second(before, after, *_REQUESTS) for before, after in pairwise(self._scrapes)][
+            -max(width - 44, 1) :
+        ]
         top = max(speeds, default=0.0)
         bars = "".join("▁▂▃▄▅▆▇█"[min(int(speed / top * 8), 7)] if top else "▁" for speed in speeds)
         return Text(f"{bars}  requests per second, at most {top:,.1f}", no_wrap=True, style="cyan")

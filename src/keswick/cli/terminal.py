@@ -30,16 +30,21 @@ def printable(text: str) -> str:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """For what changes or restores a terminal: it takes a moment, and a Ctrl-C has to wait that long."""
+    """For what changes or restores a terminal: it takes a moment, and a Ctrl-C has to wait that long.
+
+    Threads that are started meanwhile get no such signal ever: it has to wake the main thread.
+    """
     handler = signal.getsignal(signal.SIGINT)
     if handler == signal.SIG_IGN:
         yield
         return
     interrupts: list[int] = []
     signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGTSTP})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, handler)
     if interrupts:
         signal.raise_signal(signal.SIGINT)
