@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "src"))
 import keswick  # noqa: E402 - only the line above makes it known
 
 CONTENTS = {
-    "Use": ("docs/cli", "docs/commands", "docs/api"),
+    "Use": ("docs/cli", "docs/commands", "docs/client", "docs/api"),
     "Run a server": ("docs/configuration", "docs/operations", "docs/migration", "docs/compatibility", "SECURITY"),
     "Look inside": ("docs/architecture", "docs/formats", "CONTRIBUTING", "CHANGELOG"),
 }
