@@ -2,16 +2,17 @@
 //!
 //! A connection walks through `listener` (accept, handshake by `tls`, bounds per address), `socket` (from the handshake
 //! threads to the I/O thread), `http` (both versions, bodies), `bridge` (to Python) and `reply` (back, streams).
-//! `client` is the other side, with calls of its own.
-//! `activity` ends what stands still, `limits` has every bound, `server` the threads and their life. `certificate` and
-//! `trust` read and verify certificates, `seal` has the sealing primitives, `process` hardens the process. No route,
-//! policy or key name is known here. The Python face is described in `src/keswick/_native.pyi`.
+//! `activity` ends what stands still, `limits` has every bound, `server` the threads and their life. `client` makes calls
+//! to such servers. `certificate` and `trust` read and verify certificates, `issue` makes them, `seal` has the sealing
+//! primitives, `process` hardens the process. No route, policy or key name is known here. The Python face is described
+//! in `src/keswick/_native.pyi`.
 
 mod activity;
 mod bridge;
 mod certificate;
 mod client;
 mod http;
+mod issue;
 mod limits;
 mod listener;
 mod process;
@@ -29,6 +30,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     bridge::register(m)?;
     certificate::register(m)?;
     client::register(m)?;
+    issue::register(m)?;
     limits::register(m)?;
     process::register(m)?;
     seal::register(m)?;

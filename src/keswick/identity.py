@@ -6,17 +6,9 @@ import os
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from keswick import pem
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-# `cryptography` is imported inside functions: the server needs it only in development mode, the command line seldom.
-
+from keswick import _native, pem
 
 _LABEL = r"(?!-)[0-9A-Za-z_-]{1,63}(?<!-)"
 _DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z)(?:\*\.)?(?:{_LABEL}\.)*{_LABEL}\.?")
@@ -59,6 +51,7 @@ class APIKey:
     @classmethod
     def from_private_key(cls, der: bytes) -> "APIKey":
         """`der`: an Ed25519 private key in PKCS#8. ValueError when it is something else."""
+        # Late: only `kes identity` reads such a file, of which there are several forms.
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.serialization import load_der_private_key
@@ -78,12 +71,7 @@ class APIKey:
 
     @property
     def identity(self) -> str:
-        return _identity_of_private_key(self.private_key())
-
-    def private_key(self) -> "Ed25519PrivateKey":
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-        return Ed25519PrivateKey.from_private_bytes(self._seed)
+        return identity_of(_native.public_key_of(self._seed))
 
     def __repr__(self) -> str:
         return "APIKey(<redacted>)"
@@ -134,58 +122,22 @@ def self_signed(
     `subject`: the common name, 1 to 64 characters. `key`: None makes a new P-256 key. `dns`, `ips`: the alternative
     names. `client`, `server`: the extended key usages. ValueError names what cannot be in a certificate.
     """
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-    if not 1 <= len(subject) <= 64:
-        raise ValueError("a certificate's subject has 1 to 64 characters")
-    private_key = ec.generate_private_key(ec.SECP256R1()) if key is None else key.private_key()
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
     now = datetime.now(UTC)
     try:
         end = now + lifetime
     except OverflowError:
         raise ValueError("a certificate cannot be valid for so long") from None
-    usages = [ExtendedKeyUsageOID.CLIENT_AUTH] * client + [ExtendedKeyUsageOID.SERVER_AUTH] * server
-    names: list[x509.GeneralName] = [x509.DNSName(_dns_name(host)) for host in dns]
-    names += [x509.IPAddress(ip_address(ip)) for ip in ips]
-    builder = (
-        x509.CertificateBuilder()
-        .serial_number(x509.random_serial_number())
-        .issuer_name(name)
-        .subject_name(name)
-        .public_key(private_key.public_key())
-        .not_valid_before(now)
-        .not_valid_after(end)
-        .add_extension(
-            x509.KeyUsage(
-                digital_signature=True,
-                content_commitment=False,
-                key_encipherment=False,
-                data_encipherment=False,
-                key_agreement=False,
-                key_cert_sign=False,
-                crl_sign=False,
-                encipher_only=False,
-                decipher_only=False,
-            ),
-            critical=True,
-        )
-        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+    certificate, private_key, public_key = _native.self_signed(
+        None if key is None else key._seed,
+        subject,
+        not_before=int(now.timestamp()),
+        not_after=int(end.timestamp()),
+        dns=[_dns_name(host) for host in dns],
+        ips=list(ips),
+        client=client,
+        server=server,
     )
-    if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-    certificate = builder.sign(private_key, hashes.SHA256() if key is None else None)
-    return KeyPair(
-        certificate.public_bytes(serialization.Encoding.DER),
-        private_key.private_bytes(
-            serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
-        _identity_of_private_key(private_key),
-    )
+    return KeyPair(certificate, private_key, identity_of(public_key))
 
 
 def is_dns_name(text: str) -> bool:
@@ -198,9 +150,3 @@ def _dns_name(text: str) -> str:
         advice = "" if text.isascii() else "; write an international name in its ASCII form (xn--…)"
         raise ValueError(f"'{text}' is not a DNS name{advice}")
     return text
-
-
-def _identity_of_private_key(key: "Ed25519PrivateKey | EllipticCurvePrivateKey") -> str:
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    return identity_of(key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
