@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,3 +115,11 @@ def test_identities_policies_and_the_server_itself(tmp_path: Path) -> None:
         assert (info.identity, info.is_admin, info.policy) == (other, False, "p")
         assert policy is not None
         assert policy.created_by == me
+
+
+def test_a_text_is_not_taken_for_bytes() -> None:
+    """It might be sent as it is, and be read as base64."""
+    client: Any = Client("127.0.0.1:1")
+    for call in (client.encrypt, client.decrypt, client.hmac, client.generate_key, client.import_key):
+        with pytest.raises(TypeError, match="bytes-like"):
+            call("k", "YWJj")

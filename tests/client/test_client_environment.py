@@ -54,3 +54,5 @@ def test_both_credentials_are_refused() -> None:
 def test_overrides_win() -> None:
     client = Client.from_environment({"KES_SERVER": "a"}, endpoints="b", verify=False)
     assert repr(client) == "Client(https://b:443)"
+    files = {"KES_CLIENT_KEY": "no-key", "KES_CLIENT_CERT": "no-cert"}
+    Client.from_environment(files, api_key=APIKey.generate(), verify=False)

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, NamedTuple, ParamSpec, Self, TypeVar
 
 from keswick._native import CallFailed, Pending, Reader
 from keswick.client import calls
@@ -30,9 +30,6 @@ from keswick.client.results import (
     Version,
 )
 from keswick.client.sealing import BinaryReader, BinaryWriter, Sealing
-
-if TYPE_CHECKING:
-    from typing import Self
 
 Result = TypeVar("Result")
 Answer = TypeVar("Answer")
@@ -58,7 +55,7 @@ class AsyncClient(BaseClient):
     (10, ['my-key'])
     """
 
-    async def __aenter__(self) -> "Self":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -3,17 +3,16 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import keswick
 from keswick._native import HttpClient
-from keswick.client import credentials, environment
+from keswick.client import credentials
+from keswick.client import environment as variables
 from keswick.client.endpoint import DEFAULT_ENDPOINT, parse_all
 from keswick.client.failover import Servers
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from keswick.identity import APIKey
 
 
@@ -51,16 +50,18 @@ class BaseClient:
         )
 
     @classmethod
-    def from_environment(cls, environment_: Mapping[str, str] = os.environ, **overrides: Any) -> "Self":
+    def from_environment(cls, environment: Mapping[str, str] = os.environ, **overrides: Any) -> Self:
         """A client as the environment variables say that the command line reads, such as KES_SERVER, KES_API_KEY and
-        KES_CA_FILE (docs/cli.md lists them all). `overrides`: arguments that win over them.
+        KES_CA_FILE (docs/cli.md lists them all). `overrides`: arguments that win over them; a credential among them
+        replaces whatever credential the variables have.
 
         >>> with Client.from_environment(timeout=5) as client:
         ...     client.ready()
         """
-        settings = environment.read(environment_)
-        arguments = {name: value for name, value in settings._asdict().items() if value is not None}
-        return cls(**(arguments | overrides))
+        settings = variables.read(environment)._asdict()
+        if not overrides.keys().isdisjoint(("api_key", "cert", "key")):
+            settings |= {"api_key": None, "cert": None, "key": None}
+        return cls(**({name: value for name, value in settings.items() if value is not None} | overrides))
 
     @property
     def endpoints(self) -> tuple[str, ...]:

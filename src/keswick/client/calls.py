@@ -8,7 +8,7 @@ import re
 from binascii import b2a_base64
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from keswick.client import replies
 from keswick.client.metrics import Metrics
@@ -51,7 +51,8 @@ def create_key(name: str) -> Call[None]:
 def import_key(name: str, key: bytes, cipher: str) -> Call[None]:
     """The body says the same in the words of today and in those before October 2023."""
     of_old = {"AES256": "AES256-GCM_SHA256", "ChaCha20": "XCHACHA20-POLY1305"}.get(cipher, cipher)
-    body = _json(key=key, cipher=cipher, bytes=key, algorithm=of_old)
+    secret = _base64(key)
+    body = _json(key=secret, cipher=cipher, bytes=secret, algorithm=of_old)
     return Call("POST", _path("/v1/key/import/", name), replies.nothing, body, repeatable=False)
 
 
@@ -64,21 +65,21 @@ def delete_key(name: str) -> Call[None]:
 
 
 def encrypt(name: str, plaintext: bytes, context: bytes) -> Call[bytes]:
-    body = _json(plaintext=plaintext, context=context)
+    body = _json(plaintext=_base64(plaintext), context=_base64(context))
     return Call("POST", _path("/v1/key/encrypt/", name), replies.ciphertext, body)
 
 
 def decrypt(name: str, ciphertext: bytes, context: bytes) -> Call[bytes]:
-    body = _json(ciphertext=ciphertext, context=context)
+    body = _json(ciphertext=_base64(ciphertext), context=_base64(context))
     return Call("POST", _path("/v1/key/decrypt/", name), replies.plaintext, body)
 
 
 def generate_key(name: str, context: bytes) -> Call[DataKey]:
-    return Call("POST", _path("/v1/key/generate/", name), replies.data_key, _json(context=context))
+    return Call("POST", _path("/v1/key/generate/", name), replies.data_key, _json(context=_base64(context)))
 
 
 def hmac(name: str, message: bytes) -> Call[bytes]:
-    return Call("POST", _path("/v1/key/hmac/", name), replies.hmac, _json(message=message))
+    return Call("POST", _path("/v1/key/hmac/", name), replies.hmac, _json(message=_base64(message)))
 
 
 # --- policies and identities ---
@@ -183,12 +184,13 @@ def error_log(trace: bool) -> Stream[ErrorEvent]:
 # --- what is sent ---
 
 
-def _json(**fields: bytes | str) -> bytes:
-    texts: dict[str, Any] = {
-        name: b2a_base64(value, newline=False).decode() if isinstance(value, bytes) else value
-        for name, value in fields.items()
-    }
-    return json.dumps(texts).encode()
+def _json(**fields: str) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def _base64(data: bytes) -> str:
+    """Raises TypeError for a text: whoever gives one might mean its UTF-8, or think that it is base64 already."""
+    return b2a_base64(data, newline=False).decode()
 
 
 def _path(prefix: str, name: str, what: str = "key name") -> str:

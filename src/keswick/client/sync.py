@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 from keswick._native import CallFailed, Reader
 from keswick.client import calls
@@ -27,9 +27,6 @@ from keswick.client.results import (
     Version,
 )
 from keswick.client.sealing import BinaryReader, BinaryWriter, Sealing
-
-if TYPE_CHECKING:
-    from typing import Self
 
 Result = TypeVar("Result")
 Answer = TypeVar("Answer")
@@ -57,7 +54,7 @@ class Client(BaseClient):
     32
     """
 
-    def __enter__(self) -> "Self":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -378,7 +375,7 @@ class LogStream(Iterator[Event], Generic[Event]):
     def __next__(self) -> Event:
         return next(self._events)
 
-    def __enter__(self) -> "Self":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
