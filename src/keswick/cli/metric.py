@@ -299,7 +299,7 @@ class View:
         ]
         top = max(speeds, default=0.0)
         bars = "".join("▁▂▃▄▅▆▇█"[min(int(speed / top * 8), 7)] if top else "▁" for speed in speeds)
-        return Text(f"{bars}  requests per second, at most {top:,.1f}", no_wrap=True, style="cyan")
+        return Text(f"{bars}  requests per second, {top:,.1f} at most", no_wrap=True, style="cyan")
 
 
 COMMAND = Command(
