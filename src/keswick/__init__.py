@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         KeyNotFound,
         KeyStoreUnreachable,
         NotAllowed,
+        SealError,
         ServerNotTrusted,
     )
 
@@ -38,6 +39,7 @@ __all__ = [
     "KeyNotFound",
     "KeyStoreUnreachable",
     "NotAllowed",
+    "SealError",
     "ServerNotTrusted",
     "__version__",
 ]

@@ -14,6 +14,7 @@ from keswick.doctor import FAILED, OK, WARNING, Finding, configured, examine
 from keswick.doctor.configured import checks
 from keswick.identity import APIKey
 from support.certificates import make
+from support.fake_server import Answer, fake_server
 from support.server import running, start_server, write_config
 
 API_KEY = APIKey.generate()
@@ -174,6 +175,8 @@ def test_policies(folder: Path) -> None:
     assert bad(findings) == []
     assert warns(findings, "policy empty", "it allows nothing")
     assert warns(findings, "policy unassigned", "nobody has it")
+    assert of("policy unassigned", findings)[0] == (OK, "it allows 1 rule and denies 0 rules, for nobody")
+    assert of("policy mistyped", findings)[0] == (OK, f"it allows 3 rules and denies 0 rules, for {'c' * 63}")
     assert warns(findings, "policy mistyped", "has not the form of an identity")
     misspelt = [text for _, text in of("policy mistyped", findings) if "misspelling" in text]
     assert misspelt == ["the rule '/v1/keys/create/*' matches no path of the API; look for a misspelling"]
@@ -292,6 +295,12 @@ def test_an_address_that_a_server_has(folder: Path, tmp_path_factory: pytest.Tem
         findings = found(folder, {"address": f"127.0.0.1:{server.port}"})
     assert bad(findings) == []
     assert warns(findings, "address", "a KES server, version")
+
+
+def test_an_address_that_another_server_with_tls_has(folder: Path) -> None:
+    with fake_server(folder, lambda method, path: Answer(404, b"no", "text/plain")) as fake:
+        address = fake.endpoint.removeprefix("https://")
+        assert fails(found(folder, {"address": address}), "address", "another program listens on")
 
 
 def test_addresses_that_cannot_be_had(folder: Path) -> None:

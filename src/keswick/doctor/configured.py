@@ -6,7 +6,7 @@ import secrets
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from ipaddress import ip_address
 from itertools import islice
@@ -27,6 +27,7 @@ from keswick.server.options import ServerOptions
 from keswick.server.settings import configured, notes
 
 _IDENTITY_DIGITS = 64
+_SHOWN_IDENTITIES = 3
 _COUNTED_KEYS = 100_000
 _READ_KEYS = 100
 _SLOW_STORE = 1.0  # seconds
@@ -177,10 +178,10 @@ class _Configured:
 
     def policy(self, name: str) -> Iterator[Finding]:
         policy = self.config.policies[name]
-        allow, deny, identities = len(policy.allow), len(policy.deny), len(policy.identities)
-        yield ok(
-            f"{allow} to allow, {deny} to deny, for {identities} {'identity' if identities == 1 else 'identities'}"
-        )
+        shown = ", ".join(policy.identities[:_SHOWN_IDENTITIES]) or "nobody"
+        more = len(policy.identities) - _SHOWN_IDENTITIES
+        who = f"{shown} and {more} more" if more > 0 else shown
+        yield ok(f"it allows {_counted(policy.allow)} and denies {_counted(policy.deny)}, for {who}")
         if not policy.allow:
             yield warning("it allows nothing: who has this policy is refused everything")
         if not policy.identities:
@@ -328,6 +329,10 @@ class _Configured:
         yield ok(f"this runs as {_user(os.geteuid())}; a server under another user may have other permissions")
 
 
+def _counted(rules: Sequence[str]) -> str:
+    return f"{len(rules)} rule{'s' * (len(rules) != 1)}"
+
+
 def _absent_folder(path: Path) -> Finding:
     parent = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
@@ -382,9 +387,9 @@ def _taken(host: str, port: int, where: str) -> Finding:
             endpoint, api_key=APIKey.generate(), verify=False, timeout=3, connect_timeout=1, retries=0
         ) as client:
             who = f"a KES server, version {client.version().version},"
-    except (ClientRefused, APIError):
-        who = "a server with TLS, which demands a client certificate,"
-    except ConnectionFailed:
+    except ClientRefused:
+        who = "a server that demands the certificate of another client"
+    except (APIError, ConnectionFailed):
         return failed(f"another program listens on {where}: stop it, or choose another 'address'")
     return warning(f"{who} listens on {where}: if it is not this one, stop it or choose another 'address'")
 
