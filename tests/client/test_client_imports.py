@@ -8,6 +8,7 @@ import pytest
 
 import keswick
 from keswick import client
+from keswick.identity import APIKey
 from support.server import SOURCES
 
 HEAVY = {
@@ -33,7 +34,12 @@ def imported_by(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "code", ["from keswick import Client", "from keswick import Client; Client('kes.example.com:7373', verify=False)"]
+    "code",
+    [
+        "from keswick import Client",
+        "from keswick import Client; Client('kes.example.com:7373', verify=False)",
+        f"from keswick import Client; Client(api_key='{APIKey.generate().text}', verify=False)",
+    ],
 )
 def test_the_client_imports_nothing_heavy(code: str) -> None:
     assert imported_by(code) & HEAVY == set()
