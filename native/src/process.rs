@@ -1,4 +1,4 @@
-//! What keeps the secrets of a running process off the disk.
+//! What keeps the secrets of a running process off the disk, and its signals with those who heed them.
 
 use pyo3::prelude::*;
 
@@ -54,6 +54,21 @@ fn forbid_core_dumps() -> PyResult<()> {
         return Err(std::io::Error::last_os_error().into());
     }
     Ok(())
+}
+
+/// Keeps signals from the calling thread and those that it starts, so that they wake a thread that can heed them.
+pub fn leave_signals_to_others() {
+    #[cfg(unix)]
+    // SAFETY: the set is initialised by the first call, and all get pointers to live values.
+    unsafe {
+        let mut signals = std::mem::zeroed();
+        libc::sigfillset(&mut signals);
+        // These come from what the thread itself does.
+        for own in [libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGSEGV] {
+            libc::sigdelset(&mut signals, own);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &signals, std::ptr::null_mut());
+    }
 }
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

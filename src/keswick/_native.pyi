@@ -324,7 +324,8 @@ class HttpClient:
     ) -> Answer:
         """One call; blocks without the GIL. `path`: percent-encoded, perhaps with a query. A `body` is sent as JSON.
         `timeout`: seconds from the request to the end of the answer, None for ever. Signal handlers run while it
-        waits, and their exception (KeyboardInterrupt) ends the call. Raises CallFailed."""
+        waits, and their exception (KeyboardInterrupt) ends the call. Raises CallFailed, ValueError for what is no
+        URL or header, and RuntimeError on the native thread, where a callback must not wait."""
     def begin(
         self,
         done: Callable[[Answer | CallFailed], object],
@@ -337,7 +338,8 @@ class HttpClient:
         accept: str = "",
         timeout: float | None,
     ) -> Pending:
-        """The same, without waiting: `done` is called once, on a native thread, unless the call is cancelled before."""
+        """The same, without waiting: `done` is called once, on a native thread, unless the call is cancelled before
+        or the interpreter ends. Its exceptions go to `sys.unraisablehook`."""
     def open(
         self, host: str, port: int, path: str, *, accept: str = "", timeout: float | None
     ) -> Reader:

@@ -693,6 +693,18 @@ print(client.call(host, port, "GET", "/one", timeout=20)[0])
         assert process.communicate(timeout=60)[0].endswith("200\n")
 
 
+def test_a_signal_that_the_main_thread_blocks_waits_for_it(tmp_path: Path) -> None:
+    code = """
+client.call(host, port, "GET", "/", timeout=20)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+os.kill(os.getpid(), signal.SIGINT)
+client.call(host, port, "GET", "/", timeout=20)
+print(signal.sigwait({signal.SIGINT}) == signal.SIGINT)
+"""
+    with serving() as (_, port):
+        assert output(code, port, tmp_path) == "True\n"
+
+
 def test_a_client_works_on_both_sides_of_a_fork(tmp_path: Path) -> None:
     code = """
 kept = client.open(host, port, "/", timeout=20)

@@ -14,6 +14,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::task::AbortHandle;
 
 use super::failure::Failure;
+use crate::process;
 
 /// How often a waiting call lets the handlers of signals run.
 const SIGNALS: Duration = Duration::from_millis(50);
@@ -63,6 +64,7 @@ impl Engine {
     }
 
     fn run(&self, runtime: &Runtime) {
+        process::leave_signals_to_others();
         let gate = self.gate();
         if *gate {
             // Attached once for the whole life of the thread, so that a callback only takes the GIL.

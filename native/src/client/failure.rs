@@ -116,12 +116,17 @@ fn kind_of(error: &hyper::Error) -> (&'static str, bool) {
     ("closed", false)
 }
 
+/// The cause of a cause of an error, in words.
 fn innermost(error: &hyper::Error) -> String {
     let mut innermost: &dyn StdError = error;
     while let Some(cause) = innermost.source() {
         innermost = cause;
     }
-    innermost.to_string()
+    match innermost.downcast_ref::<io::Error>() {
+        Some(io) if io.kind() == io::ErrorKind::UnexpectedEof => "the connection ended".to_owned(),
+        Some(io) => system_words(io),
+        None => innermost.to_string(),
+    }
 }
 
 pub fn tls_error(error: &io::Error) -> Option<&TlsError> {
