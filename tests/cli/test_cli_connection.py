@@ -9,6 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from keswick.identity import APIKey, certificate_for
 from support.certificates import make
@@ -84,11 +90,23 @@ def test_settings_that_do_not_do(tmp_path: Path, environment: Mapping[str, str],
     assert kes("key", "ls", env=environment) == (1, "", f"Error: {error}\n")
 
 
-def test_an_encrypted_key_asks_on_the_terminal(tmp_path: Path) -> None:
-    pair = certificate_for(API_KEY)
+@pytest.mark.parametrize("form", ["PKCS#8", "RFC 1423"])
+def test_an_encrypted_key_asks_on_the_terminal(tmp_path: Path, form: str) -> None:
     cert, key = tmp_path / "client.crt", tmp_path / "client.key"
-    cert.write_text(pair.certificate_pem)
-    key.write_text(pair.key_pem("open sesame"))
+    if form == "PKCS#8":
+        pair = certificate_for(API_KEY)
+        cert.write_text(pair.certificate_pem)
+        key.write_text(pair.key_pem("open sesame"))
+    else:
+        made = make("p256")
+        cert = made.write(tmp_path, "made")[0]
+        private_key = load_pem_private_key(made.key_pem, None)
+        key.write_bytes(
+            private_key.private_bytes(
+                Encoding.PEM, PrivateFormat.TraditionalOpenSSL, BestAvailableEncryption(b"open sesame")
+            )
+        )
+        assert "Proc-Type: 4,ENCRYPTED" in key.read_text()
     prompt = "Enter password for private key:"
     with fake_server(tmp_path, lambda *_: ONE_KEY, client_ca=cert) as server:
         environment = {
@@ -100,11 +118,24 @@ def test_an_encrypted_key_asks_on_the_terminal(tmp_path: Path) -> None:
         }
         code, shown = kes_on_terminal("key", "ls", env=environment, answers=[(prompt, "open sesame")])
         assert (code, shown) == (0, f"{prompt} \nKey\na\n")
+        twice = {**environment, "KES_SERVER": f"{server.endpoint},{server.endpoint}"}
+        code, shown = kes_on_terminal("status", "--short", env=twice, answers=[(prompt, "open sesame")])
+        assert (code, shown.count(prompt)) == (0, 1)
         code, shown = kes_on_terminal("key", "ls", env=environment, answers=[(prompt, "wrong")])
         assert (code, shown) == (1, f"{prompt} \nError: incorrect password\n")
         code, shown = kes_on_terminal("key", "ls", env=environment, answers=[(prompt, "\x03")])
         assert code == 1
         assert "Traceback" not in shown
+
+
+def test_a_folder_of_certificates_to_trust(tmp_path: Path) -> None:
+    folder = tmp_path / "trusted"
+    folder.mkdir()
+    with fake_server(tmp_path, lambda *_: ONE_KEY) as server:
+        (folder / "ca.pem").write_text(server.ca_file.read_text())
+        subprocess.run(["openssl", "rehash", str(folder)], check=True)
+        environment = {"KES_SERVER": server.endpoint, "KES_API_KEY": API_KEY.text, "KES_CA_FILE": str(folder)}
+        assert kes("key", "ls", env=environment) == (0, "Key\na\n", "")
 
 
 def test_no_server() -> None:

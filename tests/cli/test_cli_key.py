@@ -1,14 +1,19 @@
 """`kes key` and `kes ls` against a real server."""
 
 import base64
+import itertools
 import json
 import re
+import subprocess
+import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
 from keswick.identity import APIKey
-from support.cli import Result, kes, kes_on_terminal
+from support.cli import COMMAND, Result, Terminal, clean_environment, kes, kes_on_terminal
+from support.fake_server import Answer, fake_server
 from support.server import RunningServer, start_server
 
 SECRET = base64.b64encode(bytes(range(32))).decode()
@@ -228,3 +233,61 @@ def test_more_keys_than_one_page_are_listed(server: RunningServer) -> None:
         assert run(server, "key", "ls", "page-10*").stdout.split() == ["Key", *names[1000:]]
         for name in names:
             client.delete_key(name)
+
+
+def test_a_reader_that_stops_reading_is_no_error(tmp_path: Path) -> None:
+    with start_server(tmp_path) as server:
+        for number in range(5000):  # far more than a pipe holds
+            (tmp_path / "keys" / f"a-long-name-of-a-key-{number:04}").write_bytes(b"x")
+        done = subprocess.run(
+            ["bash", "-c", '"$@" key ls | head -1; echo ${PIPESTATUS[0]}', "bash", *COMMAND],
+            capture_output=True,
+            env=clean_environment(server.environment),
+            text=True,
+            check=False,
+        )
+        assert (done.stdout, done.stderr) == ("Key\n1\n", "")
+        assert run(server, "key", "ls").stdout.count("\n") == 5001
+
+
+def test_many_keys_show_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    seen, calls = threading.Event(), itertools.count(1)
+
+    def reply(method: str, path: str) -> Answer:
+        if next(calls) == 3:
+            assert seen.wait(60)
+        return Answer()
+
+    with fake_server(tmp_path, reply) as server:
+        environment = {"KES_SERVER": server.endpoint, "KES_API_KEY": USER.text}
+        for command, what in (("create", "Creating keys"), ("rm", "Deleting keys")):
+            seen.clear()
+            calls = itertools.count(1)
+            with Terminal("key", command, "-k", "a", "b", "c", "d", env=environment) as terminal:
+                terminal.wait_for(what)
+                terminal.wait_for("2 of 4")
+                seen.set()
+                assert terminal.wait() == 0
+                assert (terminal.shown, terminal.is_clean) == ("", True)
+
+
+def test_an_interrupt_takes_the_bar_away(tmp_path: Path) -> None:
+    ended = threading.Event()
+    with fake_server(tmp_path, lambda *_: Answer(silent=not ended.wait(60))) as server:
+        environment = {"KES_SERVER": server.endpoint, "KES_API_KEY": USER.text}
+        with Terminal("key", "create", "-k", "a", "b", env=environment) as terminal:
+            terminal.wait_for("Creating keys")
+            terminal.press_ctrl_c()
+            assert terminal.wait() == 1
+            assert terminal.is_clean
+            assert terminal.shown in ("", "^C")
+        ended.set()
+
+
+def test_names_cannot_move_the_cursor(tmp_path: Path) -> None:
+    body = json.dumps({"names": ["a\x1b[2Jb"]}).encode()
+    with fake_server(tmp_path, lambda *_: Answer(body=body)) as server:
+        environment = {"KES_SERVER": server.endpoint, "KES_API_KEY": USER.text, "NO_COLOR": "1"}
+        assert kes_on_terminal("key", "ls", "-k", env=environment) == (0, "Key\na\\x1b[2Jb\n")
+        assert kes_on_terminal("key", "list", "-k", env=environment) == (0, "a\\x1b[2Jb\n")
+        assert kes("key", "ls", "-k", env=environment).stdout == "Key\na\x1b[2Jb\n"

@@ -13,6 +13,8 @@ from keswick.cli.output import COLOUR, ENCLAVE, JSON, date, known, labelled, pri
 from keswick.cli.progress import Progress
 from keswick.cli.terminal import is_terminal, printable, to_json, write_value
 
+_MOST_MESSAGE = 700 << 10  # bytes; in base64 this is as much as a server takes
+
 
 def create(arguments: Arguments) -> None:
     arguments.word(0, "key name")
@@ -83,7 +85,10 @@ def encrypt(arguments: Arguments) -> None:
         arguments.fail("no message specified")
     arguments.at_most(2)
     word = arguments.words[1]
-    message = read_bytes(arguments, "message") if word == "-" else os.fsencode(word)
+    if word == "-":
+        message = read_bytes(arguments, "message", most=_MOST_MESSAGE, advice="; 'kes seal' seals files of any size")
+    else:
+        message = os.fsencode(word)
     with connect(arguments) as client, failing("failed to encrypt message"):
         ciphertext = client.encrypt(name, message)
     _print_secrets(ciphertext=ciphertext)
