@@ -340,9 +340,7 @@ class HttpClient:
     ) -> Pending:
         """The same, without waiting: `done` is called once, on a native thread, unless the call is cancelled before
         or the interpreter ends. Its exceptions go to `sys.unraisablehook`."""
-    def open(
-        self, host: str, port: int, path: str, *, accept: str = "", timeout: float | None
-    ) -> Reader:
+    def open(self, host: str, port: int, path: str, *, accept: str = "", timeout: float | None) -> Reader:
         """GET an answer whose body is read piece by piece; `timeout` is for its beginning. Blocks like `call`."""
     def begin_open(
         self,
@@ -371,8 +369,8 @@ class Reader:
     @property
     def content_type(self) -> str: ...
     def read(self, *, timeout: float | None) -> bytes:
-        """The next piece, of any size; empty at the end of the body. Blocks like `HttpClient.call`; CallFailed "timeout"
-        loses nothing, the next call goes on."""
+        """The next piece, of any size; empty at the end of the body. Blocks like `HttpClient.call`; after CallFailed
+        "timeout" the next call goes on, and nothing is lost."""
     def begin_read(self, done: Callable[[bytes | CallFailed], object], *, timeout: float | None) -> Pending:
         """A cancelled read loses nothing."""
     def close(self) -> None:

@@ -264,8 +264,8 @@ def test_sessions_are_resumed() -> None:
 
     def script(connection: socket) -> None:
         assert isinstance(connection, ssl.SSLSocket)
-        answer_with(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")(connection)
         resumed.append(bool(connection.session_reused))
+        answer_with(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")(connection)
 
     caller = client(SERVER)
     with listening(tls(SERVER, script)) as port:
