@@ -9,7 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from keswick.cli.log import as_row
+from keswick.client import AuditEvent
 from keswick.identity import APIKey
 from support.api import Caller, new_pair
 from support.cli import Terminal, kes, kes_in_background
@@ -228,3 +232,20 @@ def test_metrics_in_the_words_of_2021_are_the_same_view(server: RunningServer) -
         terminal.press_ctrl_c()
         assert terminal.wait() == 1
         assert terminal.is_clean
+
+
+@given(
+    st.builds(
+        AuditEvent,
+        time=st.one_of(st.text(), st.datetimes().map(lambda time: f"{time.isoformat()}Z")),
+        path=st.text(),
+        identity=st.text(),
+        ip=st.text(),
+        status=st.integers(),
+        response_time=st.integers(0, 1 << 70),
+        raw=st.just(""),
+    )
+)
+@settings(deadline=None)
+def test_any_event_is_one_line(event: AuditEvent) -> None:
+    assert all(cell.isprintable() for cell in as_row(event))

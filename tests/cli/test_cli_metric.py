@@ -1,5 +1,6 @@
 """`kes metric` through pipes and on a terminal, against real servers."""
 
+import io
 import json
 import os
 import signal
@@ -7,8 +8,11 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
 
-from keswick.cli.metric import Scrape, per_second, quantile, response_times
+from keswick.cli.metric import Scrape, View, json_line, per_second, quantile, response_times
 from keswick.client import Metrics
 from keswick.identity import APIKey
 from support.cli import Terminal, kes, kes_in_background
@@ -259,3 +263,20 @@ def test_quantiles_say_as_much_as_the_buckets_do(share: float, shown: str) -> No
 def test_without_requests_there_is_no_quantile() -> None:
     assert quantile([], 0.5) == ""
     assert quantile([(0.01, 0.0), (INF, 0.0)], 0.5) == ""
+
+
+NUMBERS = st.one_of(st.floats(), st.integers(-5, 5), st.sampled_from(["NaN", "+Inf", "-Inf", 1e308, 1e-308]))
+BUCKET = st.builds('kes_http_response_time_bucket{{le="{}"}} {}'.format, NUMBERS, NUMBERS)
+SAMPLE = st.builds("{} {}".format, st.sampled_from([key for key in KEYS if key != "kes_http_response_time"]), NUMBERS)
+SCRAPES = st.lists(st.one_of(SAMPLE, BUCKET), max_size=30).map("\n".join).map(Metrics)
+
+
+@settings(deadline=None)
+@given(st.lists(SCRAPES, min_size=1, max_size=3), st.integers(1, 200))
+def test_no_server_can_send_numbers_that_cannot_be_shown(scrapes: list[Metrics], width: int) -> None:
+    view = View(1.0, "https://kes.example.com:7373")
+    for scrape in scrapes:
+        assert list(json.loads(json_line(scrape))) == KEYS
+        view.add(scrape)
+    console = Console(file=io.StringIO(), width=width)
+    console.print(view)

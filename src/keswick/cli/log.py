@@ -52,7 +52,7 @@ def _follow(kind: str, arguments: Arguments, *, raw: bool, trace: bool = False) 
                         if raw:
                             _write(event.raw)
                         else:
-                            _write_row(_row(event), event.status)
+                            _write_row(as_row(event), event.status)
     except KeyboardInterrupt:
         if can_redraw(sys.stdout):
             sys.stdout.write("\r\x1b[K")  # the terminal's `^C`, which stands where the next prompt will
@@ -81,10 +81,10 @@ _WIDTHS = (12, 10, 24, 19, 34, 0)
 """Columns of the original's rows, with the space behind them."""
 
 
-def _row(event: "AuditEvent") -> _Row:
+def as_row(event: "AuditEvent") -> _Row:
     try:
         time = datetime.fromisoformat(event.time).astimezone().strftime("%H:%M:%S")
-    except ValueError:
+    except (ValueError, OverflowError, OSError):  # no time, or none that this machine has
         time = event.time
     # Only traces tell of less than a millisecond.
     latency = short_duration(event.response_time) if event.response_time else "<1ms"

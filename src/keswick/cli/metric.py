@@ -50,7 +50,7 @@ def follow_metrics(arguments: Arguments, *, default_rate: str, raw: bool = False
     with connect(arguments) as client, failing("failed to read metrics"):
         if raw or not can_redraw(sys.stdout):
             for _ in _ticks(rate):
-                print(_json(client.metrics()), flush=True)
+                print(json_line(client.metrics()), flush=True)
         else:
             _watch(client, rate, ", ".join(endpoints(arguments)))
 
@@ -66,30 +66,48 @@ def _ticks(rate: float) -> Iterator[None]:
 # --- for programs ---
 
 
-def _json(metrics: "Metrics") -> str:
+def json_line(metrics: "Metrics") -> str:
     """One line with the keys of the original. Times are in nanoseconds, and so are the bounds of the histogram."""
 
     def values(*names: str) -> dict[str, int]:
-        return {name: _whole(metrics.total(name)) for name in names}
+        return {name: round(total(metrics, name)) for name in names}
 
-    buckets = {
-        str(_whole(bound * 1e9)): _whole(count) for bound, count in metrics.buckets(_RESPONSE_TIME) if bound < math.inf
-    }
+    buckets = {str(round(bound * 1e9)): round(count) for bound, count in _buckets(metrics, _RESPONSE_TIME)[:-1]}
     return to_json(
         values(*_REQUESTS, _ACTIVE, *_LOG_EVENTS)
-        | {_RESPONSE_TIME: buckets, _UP_TIME: _whole(metrics.total(_UP_TIME) * 1e9)}
+        | {_RESPONSE_TIME: buckets, _UP_TIME: round(total(metrics, _UP_TIME) * 1e9)}
         | values(*_CPUS, _THREADS, _HEAP, _OBJECTS, _STACK)
     )
 
 
-def _whole(number: float) -> int:
-    return round(number) if math.isfinite(number) else 0
+# --- numbers of a server, whatever it sends ---
+
+_MOST = 1e18
+"""What is not below is no number of requests, bytes or seconds."""
+Buckets = list[tuple[float, float]]
+"""A histogram: upper bounds in seconds, ascending, the last infinite, and how many requests were within each."""
+
+
+def total(metrics: "Metrics", *names: str) -> float:
+    """All that is counted under these names; 0.0 if that is no number, or an absurd one."""
+    value = sum(map(metrics.total, names))
+    return value if 0 <= value < _MOST else 0.0
+
+
+def _buckets(metrics: "Metrics", *names: str) -> Buckets:
+    """The first of these histograms that the server has."""
+    for name in names:
+        buckets = [
+            (bound, count)
+            for bound, count in metrics.buckets(name)
+            if (0 < bound < _MOST or bound == math.inf) and 0 <= count < _MOST
+        ]
+        if buckets and buckets[-1][0] == math.inf:
+            return buckets
+    return []
 
 
 # --- what changed ---
-
-Buckets = list[tuple[float, float]]
-"""A histogram: upper bounds in seconds, ascending, the last infinite, and how many requests were within each."""
 
 
 class Scrape(NamedTuple):
@@ -102,18 +120,16 @@ def per_second(before: Scrape, after: Scrape, *names: str) -> float:
     """How fast these counters grew together. What has become less is another server's, and has counted from 0."""
     grown = 0.0
     for name in names:
-        old, new = before.metrics.total(name), after.metrics.total(name)
+        old, new = total(before.metrics, name), total(after.metrics, name)
         grown += new - old if new >= old else new
     return grown / max(after.at - before.at, 1e-9)
 
 
 def response_times(before: Scrape | None, after: Scrape) -> Buckets:
     """Of the requests between two scrapes, or of all since the server's start."""
-    name = "kes_api_request_duration_seconds"  # Keswick's own, with finer bounds
-    buckets = after.metrics.buckets(name) or after.metrics.buckets(_RESPONSE_TIME)
-    if before is None:
-        return buckets
-    old = dict(before.metrics.buckets(name) or before.metrics.buckets(_RESPONSE_TIME))
+    names = ("kes_api_request_duration_seconds", _RESPONSE_TIME)  # the first is Keswick's own, with finer bounds
+    buckets = _buckets(after.metrics, *names)
+    old = dict(_buckets(before.metrics, *names)) if before is not None else {}
     if buckets and buckets[-1][1] < old.get(math.inf, 0.0):
         return buckets
     return [(bound, count - old.get(bound, 0.0)) for bound, count in buckets]
@@ -137,7 +153,11 @@ def quantile(buckets: Buckets, share: float) -> str:
 # --- for people ---
 
 _LOST_AFTER = 60.0
-"""Seconds without an answer after which the view ends."""
+"""Seconds without the next answer after which the view ends."""
+_OVERDUE = 2.0
+"""Seconds that an answer may be late before the view says so."""
+_SOON = 1.0
+"""Seconds at most between the first two scrapes, which are compared, and until a server that is away is tried again."""
 _HISTORY = 200
 """As many scrapes are kept for the curve of requests."""
 
@@ -147,21 +167,23 @@ def _watch(client: "Client", rate: float, title: str) -> None:
     from keswick.client import APIError, ClientRefused, ConnectionFailed, ServerNotTrusted
 
     view = View(rate, title)
-    ticks = _ticks(rate)
-    next(ticks)
     view.add(client.metrics())  # who cannot read metrics at all gets an error, and no view
+    pause = min(rate, _SOON)
     with _screen(view):
-        for _ in ticks:
+        while True:
+            time.sleep(pause)
             try:
                 view.add(client.metrics())
+                pause = rate
             except (APIError, ConnectionFailed) as error:
                 if isinstance(error, APIError):
                     passing = error.status >= 500
                 else:
                     passing = not isinstance(error, ClientRefused | ServerNotTrusted)
-                if not passing or view.age > _LOST_AFTER:
+                if not passing or view.late > _LOST_AFTER:
                     raise
                 view.trouble = str(error)
+                pause = min(rate, _SOON)
 
 
 @contextmanager
@@ -214,9 +236,9 @@ class View:
         self.trouble = ""
 
     @property
-    def age(self) -> float:
-        """Seconds since the last scrape."""
-        return time.monotonic() - self._scrapes[-1].at
+    def late(self) -> float:
+        """Seconds since there should have been a newer scrape."""
+        return time.monotonic() - self._scrapes[-1].at - self._rate
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         from rich.text import Text
@@ -232,13 +254,13 @@ class View:
 
         server = self._scrapes[-1].metrics
         text = Text(no_wrap=True, overflow="ellipsis")
-        late = self.age - self._rate
-        if self.trouble or late > 2.0:
-            text.append(f"no answer for {short_duration(round(self.age))}, trying again", style="bold red")
+        if self.trouble or self.late > _OVERDUE:
+            waited = short_duration(round(self.late + self._rate))
+            text.append(f"no answer for {waited}, trying again", style="bold red")
             text.append(f"  {printable(self.trouble)}")
         else:
-            text.append(f"up {uptime(server.total(_UP_TIME))}")
-            if server.total("kes_keystore_offline"):
+            text.append(f"up {uptime(total(server, _UP_TIME))}")
+            if total(server, "kes_keystore_offline"):
                 text.append(", the key store does not answer", style="bold red")
             text.append(f"   every {short_duration(self._rate)}, until Ctrl-C", style="dim")
         return text
@@ -259,12 +281,12 @@ class View:
             table.add_row(*cells, style="bold")
 
         def counter(label: str, *names: str, style: str = "", share: bool = False) -> None:
-            count, requests = sum(map(last.metrics.total, names)), sum(map(last.metrics.total, _REQUESTS))
+            count, requests = total(last.metrics, *names), total(last.metrics, *_REQUESTS)
             speed = per_second(before, last, *names) if before else 0.0
             table.add_row(
                 label,
                 Text(f"{speed:,.1f}" if before else "", style=style if speed else ""),
-                f"{_whole(count):,}",
+                f"{round(count):,}",
                 f"{count / requests:.1%}" if share and requests else "",
             )
 
@@ -281,13 +303,10 @@ class View:
         counter("audit", _AUDIT_EVENTS)
         counter("error", _ERROR_EVENTS, style="yellow")
         heading("Memory", "stack", "threads", "CPUs used")
-        total = last.metrics.total
-        table.add_row(
-            size(total(_HEAP)),
-            size(total(_STACK)),
-            f"{_whole(total(_THREADS))}",
-            f"{_whole(total(_USED_CPUS))} of {_whole(total(_ALL_CPUS))}",
+        heap, stack, threads, used, cpus = (
+            total(last.metrics, name) for name in (_HEAP, _STACK, _THREADS, _USED_CPUS, _ALL_CPUS)
         )
+        table.add_row(size(heap), size(stack), f"{round(threads):,}", f"{round(used)} of {round(cpus)}")
         return table
 
     def _curve(self, width: int) -> "RenderableType":

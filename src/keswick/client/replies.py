@@ -320,7 +320,7 @@ def _text(fields: dict[str, Any], name: str) -> str:
 
 def _number(fields: dict[str, Any], name: str) -> int:
     value = fields.get(name)
-    return value if isinstance(value, int) else 0
+    return value if isinstance(value, int) and abs(value) < 1 << 63 else 0  # nothing that servers count is larger
 
 
 def _seconds(fields: dict[str, Any], name: str) -> float:
