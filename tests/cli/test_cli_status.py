@@ -90,6 +90,7 @@ def test_each_server_is_asked(server: RunningServer) -> None:
 
 
 def test_one_of_several_does_not_answer(server: RunningServer) -> None:
+    assert re.fullmatch(block(server), run(server, KES_SERVER=f"{NOBODY},{server.endpoint}").stdout)
     result = run(server, "-s", KES_SERVER=f"{NOBODY},{server.endpoint}")
     assert (result.code, result.stdout) == (0, f"● 127.0.0.1:{server.port}\n")
     assert re.fullmatch(r"Warning: cannot connect to https://127\.0\.0\.1:1: [^\n]*\n", result.stderr)
@@ -103,6 +104,8 @@ def test_none_answers() -> None:
         assert re.fullmatch(r"Error: cannot connect to https://127\.0\.0\.1:1: [^\n]*\n", result.stderr)
         environment["KES_SERVER"] = f"{NOBODY},localhost:1"
     assert "; " in result.stderr
+    del environment["KES_API_KEY"]
+    assert kes("status", env=environment).stderr == "Error: no API key specified. Consider setting KES_API_KEY\n"
 
 
 def test_a_key_store_that_is_away_is_told(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -26,6 +26,12 @@ def styled(text: str, code: str, colour: bool) -> str:
     return f"\x1b[{code}m{text}\x1b[0m" if colour else text
 
 
+def warn(text: str) -> None:
+    """A line on standard error, if there is one: for `print`, None is standard output."""
+    if sys.stderr is not None:
+        sys.stderr.write(f"Warning: {printable(text)}\n")
+
+
 def print_names(header: str, names: Iterable[str], arguments: Arguments) -> None:
     """A list under its header; as JSON an array, null when it is empty."""
     names, colour = list(names), wants_colour(arguments)

@@ -1,12 +1,11 @@
 """`kes status`: how the servers are."""
 
-import sys
 import time
 from typing import TYPE_CHECKING
 
 from keswick.cli.command import Arguments, Command, CommandError, Flag
 from keswick.cli.connection import INSECURE, connect, endpoints, failing
-from keswick.cli.output import COLOUR, GREEN, JSON, UNDERLINED, YELLOW, styled, wants_colour
+from keswick.cli.output import COLOUR, GREEN, JSON, UNDERLINED, YELLOW, styled, wants_colour, warn
 from keswick.cli.terminal import is_terminal, printable, size, to_json, uptime
 
 if TYPE_CHECKING:
@@ -17,19 +16,25 @@ def status(arguments: Arguments) -> None:
     """The endpoints share a key store, but each is a server of its own: all are asked."""
     arguments.at_most(0)
     wants_colour(arguments)  # a wrong word is told before a server is asked
-    asked, failures = endpoints(arguments), list[str]()
+    in_blocks = not arguments.has("json") and not arguments.has("short")
+    asked = endpoints(arguments)
+    answered, failures = 0, []
     for endpoint in asked:
         try:
-            _show(arguments, endpoint, alone=len(asked) == 1, first=not failures and endpoint == asked[0])
+            answer = _ask(arguments, endpoint, alone=len(asked) == 1)
         except CommandError as error:
             failures.append(str(error))
-    if len(failures) == len(asked):
-        raise CommandError("; ".join(failures))
+        else:
+            print(f"\n{answer}" if in_blocks and answered else answer)
+            answered += 1
+    if not answered:
+        raise CommandError("; ".join(dict.fromkeys(failures)))
     for failure in failures:
-        print("Warning:", printable(failure), file=sys.stderr)
+        warn(failure)
 
 
-def _show(arguments: Arguments, endpoint: str, *, alone: bool, first: bool) -> None:
+def _ask(arguments: Arguments, endpoint: str, *, alone: bool) -> str:
+    """What is to be printed about one server; `alone` if there are no others."""
     apis: tuple[API, ...] = ()
     with connect(arguments, endpoint) as client, failing():
         start = time.perf_counter()
@@ -41,8 +46,7 @@ def _show(arguments: Arguments, endpoint: str, *, alone: bool, first: bool) -> N
         value: object = [_api_fields(api) for api in apis] if arguments.has("api") else _fields(found)
         if not alone:
             value = {"endpoint": endpoint, **(value if isinstance(value, dict) else {"apis": value})}
-        print(to_json(value, indented=is_terminal() and not arguments.has("short")))
-        return
+        return to_json(value, indented=is_terminal() and not arguments.has("short"))
     colour = wants_colour(arguments)
     name = endpoint.removeprefix("https://").removeprefix("http://")
     lines = [f"{styled('●', YELLOW if found.keystore_unreachable else GREEN, colour)} {name}"]
@@ -50,7 +54,7 @@ def _show(arguments: Arguments, endpoint: str, *, alone: bool, first: bool) -> N
         lines += _details(found, latency)
     if apis:
         lines += ["", *_table(apis, colour)]
-    print("\n".join(lines if first or arguments.has("short") else ["", *lines]))
+    return "\n".join(lines)
 
 
 def _details(found: "Status", latency: float) -> list[str]:
