@@ -11,7 +11,14 @@ import keswick  # noqa: E402 - only the line above makes it known
 
 CONTENTS = {
     "Use": ("docs/cli", "docs/commands", "docs/client", "docs/api"),
-    "Run a server": ("docs/configuration", "docs/operations", "docs/migration", "docs/compatibility", "SECURITY"),
+    "Run a server": (
+        "docs/configuration",
+        "docs/configuration-old",
+        "docs/operations",
+        "docs/migration",
+        "docs/compatibility",
+        "SECURITY",
+    ),
     "Look inside": ("docs/architecture", "docs/formats", "CONTRIBUTING", "CHANGELOG"),
 }
 """The pages below the first one, README, in the order of the navigation. A page that is missing here is an error."""

@@ -15,7 +15,9 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from keswick.cli import COMMANDS, FLAGS  # noqa: E402 - the line above makes it known
 from keswick.cli.command import HELP, Command, Flag, Group  # noqa: E402
+from keswick.config import form2020, form2021, stores, transitional  # noqa: E402
 from keswick.config.reference import REFERENCE, Key  # noqa: E402
+from keswick.config.translation import Form  # noqa: E402
 
 PLACE = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -24,6 +26,9 @@ def main(arguments: Sequence[str]) -> str | None:
     """What is wrong, for `sys.exit`."""
     parts = {"commands": commands()}
     parts |= {f"configuration {section}".rstrip(): configuration(keys) for section, keys in REFERENCE.items()}
+    parts |= {
+        f"form {form.label}": form_of_old(form) for form in (form2020.FORM, form2021.FORM, transitional.WITH_RULES)
+    }
     texts = {part: "\n".join(("", *lines, "")) for part, lines in parts.items()}
     pages = {page: page.read_text() for page in sorted((ROOT / "docs").glob("*.md"))}
     places = [place[2] for text in pages.values() for place in PLACE.finditer(text)]
@@ -49,6 +54,19 @@ def configuration(keys: Sequence[Key]) -> Iterator[str]:
     yield "|---|---|---|---|"
     for key in keys:
         yield f"| `{key.name}` | {_value(key)} | {_default(key)} | {_meaning(key)} |"
+    yield ""
+
+
+def form_of_old(form: Form) -> Iterator[str]:
+    yield "| key | today |"
+    yield "|---|---|"
+    for written, today in form.keys.items():
+        name = f"`{'.'.join(today)}`"
+        if today[:2] == ("keystore", "generic"):
+            name = "no longer there; an error, unless its endpoint is empty"
+        elif stores.is_meaningless(today):
+            name = "means nothing any more; a warning"
+        yield f"| `{'.'.join(written)}` | {name} |"
     yield ""
 
 

@@ -87,19 +87,22 @@ def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "form"),
     [
-        ("config.yml", "root: x\nkeys: {fs: {path: p}}\npolicy: {p: {paths: [/v1/*]}}", "2020 or 2021"),
-        ("config.yml", "keys: {fs: {path: p}}", "2020 or 2021"),
-        ("config.yml", "root: x\nkeystore: {fs: {path: p}}", "2020 or 2021"),
-        ("config.yml", "log: {error: {file: [/dev/stderr]}}", "2020 or 2021"),
-        ("config.toml", "address = '0.0.0.0:7373'", "TOML, the form of 2020"),
-        ("config", "address = '0.0.0.0:7373'\n[fs]\npath = 'p'", "TOML, the form of 2020"),
-        ("config", "root = 'x'", "TOML, the form of 2020"),
+        ("config.yml", "root: x\nkeys: {fs: {path: p}}\npolicy: {p: {paths: [/v1/*]}}", "2021"),
+        ("config.yml", "keys: {fs: {path: p}}", "2021"),
+        ("config.yml", "root: x\nkeystore: {fs: {path: p}}", "transitional"),
+        ("config.yml", "root: x\nkeys: [{name: k}]\nkeystore: {fs: {path: p}}", "transitional"),
+        ("config.yml", "policy: {p: {paths: [/v1/*]}}\nkeystore: {fs: {path: p}}", "transitional"),
+        ("config.yml", "log: {error: {file: [/dev/stderr]}}\nkeystore: {fs: {path: p}}", "2020"),
+        ("config.yml", "root: x\nkeystore: {fs: {path: p}, vault: {name: ''}}", "2020"),
+        ("config.toml", "address = '0.0.0.0:7373'\n[keystore.fs]\npath = 'p'", "2020"),
+        ("config", "address = '0.0.0.0:7373'\n[fs]\npath = 'p'", "2020"),
+        ("config", "root = 'x'\nkeystore.fs.path = 'p'", "2020"),
+        ("config.yml", "admin: {identity: x}\ntls: {key: k, cert: c}\nkeystore: {fs: {path: p}}", "2025"),
     ],
 )
-def test_forms_of_older_releases_are_recognised(tmp_path: Path, name: str, text: str, form: str) -> None:
+def test_a_form_is_known_by_its_keys(tmp_path: Path, name: str, text: str, form: str) -> None:
     (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigError, match=f"{name}: this is (the form of )?{form}.* has no reader for it"):
-        load(tmp_path / name, apis={})
+    assert load(tmp_path / name, apis={}).form == form
 
 
 def test_the_address_of_a_flag() -> None:

@@ -353,7 +353,7 @@ MISTAKES = [
         "unknown key 'password' in 'tls'; write a space after its ':'",
     ),
     ("address: a\naddress: b", "line 2: the key 'address' stands already in line 1"),
-    (ADMIN + "root: x", "line 2: 'root' is of an older form; in this form write 'admin: {identity: …}'"),
+    (ADMIN + "root: x", "line 2: 'root' belongs to the forms of 2020, 2021, v0.14 and v0.17, but 'admin.identity' in"),
     ("[a]: b", "line 1: a key in the configuration must be plain text, not a list"),
     (LEAST + "cache: on", "'cache' must hold keys with values, not a single value"),
     (LEAST + "keys: on", "'keys' must be a list, with lines such as '- name: …', not a single value"),
@@ -406,7 +406,7 @@ MISTAKES = [
     (LEAST + "policy: {'a b': {}}", "line 4: 'a b' is not the name of a policy: a name has 1 to 80 of the characters"),
     (LEAST + "policy: {'': {}}", "'' is not the name of a policy"),
     (LEAST + f"policy: {{{'p' * 81}: {{}}}}", "is not the name of a policy"),
-    (LEAST + "policy: {p: {paths: [/v1/*]}}", "line 4: 'paths' is of an older form; in this form write 'allow'"),
+    (LEAST + "policy: {p: {paths: [/v1/*]}}", "write 'policy.p.allow' in place of 'policy.p.paths'"),
     (LEAST + "policy: {p: {allow: /v1/*}}", "'policy.p.allow' must be a list, with lines such as '- …'"),
     (LEAST + "policy:\n  p:\n    allow:\n    - /v1/[a", "line 7: 'policy.p.allow': the rule '/v1/[a' is malformed at"),
     (LEAST + "policy: {p: {deny: ['/v1/a\\']}}", "line 4: 'policy.p.deny': the rule '/v1/a\\\\' is malformed at"),
@@ -432,7 +432,7 @@ MISTAKES = [
     (LEAST + "cache: {expiry: {any: 0}}", "'cache.expiry.any' is '0': a duration needs a unit"),
     (LEAST + "cache: {expiry: {any: ''}}", "'cache.expiry.any' is '': a duration is missing"),
     (LEAST + "cache: {expiry: {any: 1d}}", "'cache.expiry.any' is '1d': this is not a duration"),
-    (LEAST + "cache: {expiry: {all: 1s}}", "'all' is of an older form; in this form write 'any'"),
+    (LEAST + "cache: {expiry: {all: 1s}}", "write 'cache.expiry.any' in place of 'cache.expiry.all'"),
     # log
     (LEAST + "log: {error: yes}", "'log.error' is 'yes': this is not a log level; write 'on', 'off', 'debug'"),
     (LEAST + "log: {audit: info-1}", "'log.audit' is 'info-1': this is not a log level"),
@@ -485,7 +485,7 @@ STORE_MISTAKES = [
     (VAULT % f"{APPROLE}, tls: {{key: k}}", "'keystore.vault.tls.cert' is missing: it goes together with"),
     (VAULT % f"{APPROLE}, status: {{ping: 10}}", "'keystore.vault.status.ping': a duration needs a unit"),
     (VAULT % f"{APPROLE}, status: {{ping: 0s}}", "'keystore.vault.status.ping' must be longer than nothing"),
-    (VAULT % f"{APPROLE}, name: x", "unknown key 'name' in 'keystore.vault'"),
+    (VAULT % f"{APPROLE}, name: x", "write 'keystore.vault.prefix' in place of 'keystore.vault.name'"),
     ("keystore: {fortanix: {sdkms: {endpoint: e}}}", "'keystore.fortanix.sdkms.credentials' is missing"),
     (
         "keystore: {fortanix: {sdkms: {endpoint: e, credentials: {}}}}",
@@ -617,7 +617,7 @@ policy:
 def test_what_is_no_yaml(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loader: type[yaml.SafeLoader], text: str, message: str
 ) -> None:
-    monkeypatch.setattr(document, "_LOADER", loader)
+    monkeypatch.setattr(document, "LOADER", loader)
     with pytest.raises(ConfigError, match=re.escape(message)) as failure:
         read(tmp_path, text)
     assert "hunter2" not in str(failure.value)

@@ -1,27 +1,31 @@
-"""A strict reader of YAML, in which a mistake cannot hide.
+"""A strict reader of YAML (and of TOML, once `toml` has made the same nodes of it), in which a mistake cannot hide.
 
 A document is walked from its top section by the keys that a reader knows, so what it does not know is an error, never
 ignored. Scalars are taken as the text they are written in: `on`, `0777` and `1e3` are no booleans and numbers here.
-Every error names file, line and key. It shows what was written only where that cannot be a secret, and never what
-came from the environment.
+Every error names file, line and key; of TOML the key alone. It shows what was written only where that cannot be a
+secret, and never what came from the environment.
 """
 
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import yaml
 
 from keswick.config.model import ConfigError
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _LARGEST = 32 << 20  # bytes of a file; a hundred thousand identities take 7 MB
-_DEEPEST = 32  # levels of sections and lists in each other
+DEEPEST = 32  # levels of sections and lists in each other
 _MOST_MERGES = 100  # `<<` keys of a file, so that a few nested lines cannot stand for millions
 _NULLS = frozenset(["", "~", "null", "Null", "NULL"])
 _TAG = "tag:yaml.org,2002:"
 _SCALAR_TAGS = frozenset(_TAG + name for name in ("str", "null", "bool", "int", "float", "timestamp", "merge", "value"))
+
+
+class UnsetVariable(ConfigError):
+    """A value stands for a variable of the environment that is not set."""
 
 
 @dataclass(slots=True)
@@ -31,12 +35,13 @@ class Source:
     file: str
     warnings: list[str] = field(default_factory=list)
     merges: int = 0
+    is_toml: bool = False
 
     def error(self, line: int | None, text: str) -> ConfigError:
         return ConfigError(f"{self.file}: {text}" if line is None else f"{self.file}: line {line}: {text}")
 
-    def warn(self, line: int, text: str) -> None:
-        self.warnings.append(f"{self.file}: line {line}: {text}")
+    def warn(self, line: int | None, text: str) -> None:
+        self.warnings.append(str(self.error(line, text)))
 
 
 def read(path: str | os.PathLike[str]) -> tuple[Source, str]:
@@ -66,21 +71,21 @@ def parse(source: Source, text: str) -> "Section":
     """The top section of the first document in `text`."""
     try:
         _check_events(source, text)
-        top = next(yaml.compose_all(text, Loader=_LOADER), None)
+        top = next(yaml.compose_all(text, Loader=LOADER), None)
     except yaml.YAMLError as failure:
         raise _syntax_error(source, text, failure) from None
-    if top is None or _is_null(top):
+    if top is None or is_null(top):
         raise source.error(None, "the file is empty")
     if not isinstance(top, yaml.MappingNode):
         example = "lines such as 'address: 0.0.0.0:7373' are expected"
         raise source.error(_line(top), f"this is not a configuration: {example}")
-    return Section(source, "", _line(top), top)
+    return Section.of(source, "", _line(top), top)
 
 
 def _check_events(source: Source, text: str) -> None:
     """Look at the first document before nodes are made of it, which takes stack for every level."""
     depth = documents = 0
-    for event in yaml.parse(text, Loader=_LOADER):
+    for event in yaml.parse(text, Loader=LOADER):
         line = _line(event)
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
@@ -89,8 +94,8 @@ def _check_events(source: Source, text: str) -> None:
                 return
         elif isinstance(event, yaml.CollectionStartEvent):
             depth += 1
-            if depth > _DEEPEST:
-                raise source.error(line, f"this is not a configuration: it is nested more than {_DEEPEST} levels deep")
+            if depth > DEEPEST:
+                raise source.error(line, f"this is not a configuration: it is nested more than {DEEPEST} levels deep")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
@@ -101,7 +106,7 @@ class Value:
 
     source: Source = field(repr=False)
     key: str
-    line: int
+    line: int | None
     text: str = field(repr=False)
     variable: str | None = None
     """The environment variable that the text came from."""
@@ -119,19 +124,43 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    line: int
-    node: yaml.Node
+    """What stands behind a key."""
+
+    key: str
+    """As it is written in the file, with dots."""
+    line: int | None
+    node: "yaml.Node | Section"
+    """A section where one form was put in the shape of another."""
 
 
 class Section:
     """A mapping with keys of text. A key without a value (`key:` or `key: null`) counts as absent."""
 
-    def __init__(self, source: Source, key: str, line: int, node: yaml.MappingNode | None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        key: str,
+        line: int | None,
+        entries: Mapping[str, Entry] | None = None,
+        written: Mapping[str, str] | None = None,
+    ) -> None:
         self.source = source
         self.key = key
         """With dots, such as `tls.proxy`; empty at the top."""
         self.line = line
-        self._entries = {} if node is None else self._read(node)
+        self._entries = dict(entries or {})
+        self._written = dict(written or {})
+        """How the keys of this section are called in the file, where that differs."""
+
+    @classmethod
+    def of(cls, source: Source, key: str, line: int | None, node: yaml.MappingNode) -> "Section":
+        section = cls(source, key, line)
+        section._entries = section._read(node)
+        return section
+
+    def with_entries(self, entries: Mapping[str, Entry]) -> "Section":
+        """The same section with other entries."""
+        return Section(self.source, self.key, self.line, entries, self._written)
 
     @property
     def name(self) -> str:
@@ -147,25 +176,34 @@ class Section:
     def warn_at(self, key: str, text: str) -> None:
         self.source.warn(self._entries[key].line, text)
 
+    def entries(self) -> Mapping[str, Entry]:
+        """All entries by key, those without a value too."""
+        return self._entries
+
     def __iter__(self) -> Iterator[str]:
         """All keys as written, those without a value too."""
         return iter(self._entries)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._entries and not _is_null(self._entries[key].node)
+        return key in self._entries and not is_null(self._entries[key].node)
 
-    def only(
-        self, *known: str, renamed: Mapping[str, str] | None = None, meaningless: Collection[str] = ()
-    ) -> "Section":
-        """Refuse every key that is not known. `renamed` tells what to write for keys of older releases; `meaningless`
-        ones have a warning only."""
+    def is_blank(self, key: str) -> bool:
+        """Whether nothing is set: `key` is absent, empty, or taken from a variable of the environment that is empty."""
+        entry = self._entries.get(key)
+        if entry is None or is_null(entry.node):
+            return True
+        if not isinstance(entry.node, yaml.ScalarNode):
+            return False
+        variable = referenced(entry.node.value)
+        return not (entry.node.value if variable is None else os.environ.get(variable, variable))
+
+    def only(self, *known: str, meaningless: Collection[str] = ()) -> "Section":
+        """Refuse every key that is not known; `meaningless` ones, of older releases, have a warning only."""
         for key, entry in self._entries.items():
             if key in known:
                 continue
             if key in meaningless:
-                self.warn_at(key, f"{self._child(key)!r} has no meaning any more and is ignored")
-            elif renamed and key in renamed:
-                raise self.source.error(entry.line, f"{key!r} is of an older form; in this form write {renamed[key]}")
+                self.warn_at(key, f"{entry.key!r} has no meaning any more and is ignored")
             else:
                 word, colon, _ = key.partition(":")  # what follows a colon without a space may be a secret
                 hint = "; write a space after its ':'" if colon else nearest(word, known)
@@ -173,25 +211,28 @@ class Section:
         return self
 
     def is_section(self, key: str) -> bool:
-        return key in self._entries and isinstance(self._entries[key].node, yaml.MappingNode)
+        return key in self._entries and isinstance(self._entries[key].node, (yaml.MappingNode, Section))
 
     def section(self, key: str) -> "Section":
         """The section under `key`; an empty one if it is absent."""
         entry = self._entries.get(key)
         if entry is None:
-            return Section(self.source, self._child(key), self.line, None)
-        return self._section(key, entry)
+            return Section(self.source, self._child(key), self.line)
+        section = self._section(entry)
+        if section is not entry.node and not is_null(entry.node):  # it is read once, however often it is looked at
+            self._entries[key] = replace(entry, node=section)
+        return section
 
     def sections(self, key: str) -> list["Section"]:
         """The list of sections under `key`; empty if it is absent."""
-        return [self._section(key, entry) for entry in self._list(key, "'- name: …'")]
+        return [self._section(entry) for entry in self._list(key, "'- name: …'")]
 
     def value(self, key: str, *, expand: bool = True) -> Value | None:
         """The scalar under `key`, or None if it is absent. `expand`: take `${NAME}` from the environment."""
         entry = self._entries.get(key)
-        if entry is None or _is_null(entry.node):
+        if entry is None or is_null(entry.node):
             return None
-        return self._value(key, entry, expand)
+        return self._value(entry, expand)
 
     def required(self, key: str, hint: str = "") -> Value:
         """The scalar under `key`, which must be there and not be empty."""
@@ -204,44 +245,46 @@ class Section:
             raise value.error(missing + empty)
         return value
 
-    def values(self, key: str, *, expand: bool = True) -> list[Value]:
-        """The list of scalars under `key`; empty if it is absent."""
-        return [self._value(key, entry, expand) for entry in self._list(key, "'- …'")]
+    def values(self, key: str, *, expand: bool = True, blank: bool = False) -> list[Value]:
+        """The list of scalars under `key`; empty if it is absent. `blank`: entries without a value are empty texts."""
+        return [self._value(entry, expand, blank) for entry in self._list(key, "'- …'")]
 
     def _child(self, key: str) -> str:
-        return f"{self.key}.{key}" if self.key else key
+        written = self._written.get(key, key)
+        return f"{self.key}.{written}" if self.key else written
 
-    def _section(self, key: str, entry: Entry) -> "Section":
-        if _is_null(entry.node):
-            return Section(self.source, self._child(key), entry.line, None)
+    def _section(self, entry: Entry) -> "Section":
+        if isinstance(entry.node, Section):
+            return entry.node
+        if is_null(entry.node):
+            return Section(self.source, entry.key, entry.line)
         if not isinstance(entry.node, yaml.MappingNode):
-            raise self.source.error(
-                entry.line, f"{self._child(key)!r} must hold keys with values, not {_kind(entry.node)}"
-            )
-        return Section(self.source, self._child(key), entry.line, entry.node)
+            raise self.source.error(entry.line, f"{entry.key!r} must hold keys with values, not {_kind(entry.node)}")
+        return Section.of(self.source, entry.key, entry.line, entry.node)
 
     def _list(self, key: str, example: str) -> list[Entry]:
         entry = self._entries.get(key)
-        if entry is None or _is_null(entry.node):
+        if entry is None or is_null(entry.node):
             return []
         if not isinstance(entry.node, yaml.SequenceNode):
-            text = f"{self._child(key)!r} must be a list, with lines such as {example}, not {_kind(entry.node)}"
+            text = f"{entry.key!r} must be a list, with lines such as {example}, not {_kind(entry.node)}"
             raise self.source.error(entry.line, text)
-        return [Entry(_line(node), node) for node in entry.node.value]
+        return [Entry(entry.key, _line(node), node) for node in entry.node.value]
 
-    def _value(self, key: str, entry: Entry, expand: bool) -> Value:
-        node, line, key = entry.node, entry.line, self._child(key)
+    def _value(self, entry: Entry, expand: bool, blank: bool = False) -> Value:
+        node, line, key = entry.node, entry.line, entry.key
         if not isinstance(node, yaml.ScalarNode):
             raise self.source.error(line, f"{key!r} must be a single value, not {_kind(node)}")
         if node.tag not in _SCALAR_TAGS:
             raise self.source.error(line, f"the value of {key!r} has a tag; if its '!' is meant, put it in quotes")
-        if _is_null(node):
+        if is_null(node):
+            if blank:
+                return Value(self.source, key, line, "")
             raise self.source.error(line, f"an entry of {key!r} is empty")
         text = node.value
-        stripped = text.strip()
-        if not expand or not (stripped.startswith("${") and stripped.endswith("}")):
+        variable = referenced(text) if expand else None
+        if variable is None:
             return Value(self.source, key, line, text)
-        variable = stripped[2:-1].strip()
         try:
             text = os.environ.get(variable)
             if text is not None:
@@ -250,7 +293,8 @@ class Section:
             message = f"the environment variable {variable!r}, for {key!r}, is not UTF-8 text"
             raise self.source.error(line, message) from None
         if text is None:
-            raise self.source.error(line, f"the environment variable {shortened(variable)!r}, for {key!r}, is not set")
+            message = f"the environment variable {shortened(variable)!r}, for {key!r}, is not set"
+            raise UnsetVariable(str(self.source.error(line, message)))
         return Value(self.source, key, line, text, variable)
 
     def _read(self, node: yaml.MappingNode) -> dict[str, Entry]:
@@ -267,7 +311,7 @@ class Section:
                 text = f"the key {shortened(key)!r} stands already in line {entries[key].line}"
                 raise self.source.error(line, text)
             else:
-                entries[key] = Entry(line, value_node)
+                entries[key] = Entry(self._child(key), line, value_node)
         for value_node in merged:
             self._merge(entries, value_node)
         return entries
@@ -296,16 +340,23 @@ def nearest(text: str, known: Collection[str]) -> str:
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
-def _is_null(node: yaml.Node) -> bool:
+def is_null(node: yaml.Node | Section) -> bool:
     return isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null" and node.value in _NULLS
 
 
-def _line(part: yaml.Node | yaml.Event) -> int:
-    return part.start_mark.line + 1 if part.start_mark else 1
+def referenced(text: str) -> str | None:
+    """The name of the environment variable that a value stands for: one that is exactly `${NAME}`."""
+    text = text.strip()
+    return text[2:-1].strip() if text.startswith("${") and text.endswith("}") else None
 
 
-def _kind(node: yaml.Node) -> str:
-    if isinstance(node, yaml.MappingNode):
+def _line(part: yaml.Node | yaml.Event) -> int | None:
+    """None for nodes that were made of TOML."""
+    return part.start_mark.line + 1 if part.start_mark else None
+
+
+def _kind(node: yaml.Node | Section) -> str:
+    if isinstance(node, (yaml.MappingNode, Section)):
         return "keys with values"
     return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 DEFAULT_PORT = 7373
+PRESENT = "2025"
+"""The form and the dialect of today."""
 
 
 class ConfigError(Exception):
@@ -127,9 +129,9 @@ class Config:
     log: Log = Log()
     keys: tuple[str, ...] = ()
     metrics: Metrics | None = None
-    form: str = "2025"
+    form: str = PRESENT
     """Of the file: `2020`, `2021`, `transitional` or `2025`, the present one."""
-    dialect: str = "2025"
+    dialect: str = PRESENT
     """In whose words the server answers: `2021` (v0.13), `2022` (v0.17), `2023` or `2025`."""
     runtime_policies: bool = False
     """Whether policies and assignments may be written through the API."""
@@ -139,4 +141,4 @@ class Config:
     @property
     def globs_only(self) -> bool:
         """Whether allow rules are globs without exception, as before October 2023."""
-        return self.dialect != "2025"
+        return self.dialect != PRESENT

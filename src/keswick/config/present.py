@@ -1,13 +1,22 @@
-"""The reader of the present form of the configuration: that of the original since 2023, and what Keswick adds to it."""
+"""The reader of the present form of the configuration: that of the original since 2022, and what Keswick adds to it.
+
+Older forms, put in its shape, are read here as well. They are less strict, and so are the dialects that such files
+spoke: what was valid then must start a server.
+"""
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from keswick import policy
 from keswick.config import address, duration, level, stores
 from keswick.config.document import Section, Value, nearest, shortened
-from keswick.config.model import API, TLS, Address, Cache, Config, Log, Metrics, Policy, Proxy
+from keswick.config.model import API, PRESENT, TLS, Address, Cache, Config, Log, Metrics, Policy, Proxy
 from keswick.names import NAME_RULE, is_name
+
+DIALECTS = ("2021", "2022", "2023", PRESENT)
+ZERO = re.compile("[-+]?0")
+"""A duration that needs no unit, as durations were read until 2023."""
 
 _API_KEY = "kes:v1:"  # the beginning of a private key; never to be shown
 _HEADER = re.compile(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+")
@@ -21,32 +30,70 @@ _FORMER_APIS = re.compile(
 )
 
 
-def read(document: Section, apis: Mapping[str, bool]) -> Config:
-    """`apis`: the paths of the routes, and whether each may be opened to callers without a certificate.
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """By which rules a file is read: those of its form, and those of its dialect."""
+
+    form: str
+    dialect: str
+
+    @property
+    def flags_may_complete(self) -> bool:
+        """Whether admin and certificate may be left to flags."""
+        return self.form != PRESENT
+
+    @property
+    def logs_are_switches(self) -> bool:
+        return self.form != PRESENT
+
+    @property
+    def is_lenient(self) -> bool:
+        """Whether names and identities are free, and `0` is a duration: as before October 2023."""
+        return self.dialect != PRESENT
+
+
+def read(document: Section, apis: Mapping[str, bool], form: str = PRESENT, dialect: str | None = None) -> Config:
+    """`apis`: the paths of the routes, and whether each may be opened to callers without a certificate. `form`: what
+    was put in this shape. `dialect`: what that form speaks; the present one names it itself.
 
     Raises ConfigError.
     """
     document.only(
-        *("version", "address", "admin", "tls", "api", "policy", "cache", "log", "keys", "keystore", "metrics"),
-        renamed={"root": "'admin: {identity: …}'"},
+        *("version", "compatibility", "runtime_policies", "address", "admin", "tls", "api", "policy", "cache", "log"),
+        *("keys", "keystore", "metrics"),
     )
     _check_version(document)
-    admin = _admin(document.section("admin").only("identity"))
-    tls = _tls(document.section("tls"), admin)
+    rules = _Rules(form, dialect or _dialect(document))
+    admin = _admin(document.section("admin").only("identity"), rules)
+    tls = _tls(document.section("tls"), admin, rules)
     listen = _listen(document)
+    runtime_policies = _switch(document, "runtime_policies", _SWITCH)
     return Config(
         admin=admin,
         tls=tls,
-        api=_apis(document.section("api"), apis),
-        policies=_policies(document.section("policy"), admin, tls.proxy),
-        cache=_cache(document.section("cache").only("expiry").section("expiry")),
-        log=_log(document.section("log")),
+        api=_apis(document.section("api"), apis, rules),
+        policies=_policies(document.section("policy"), admin, tls.proxy, rules),
+        cache=_cache(document.section("cache").only("expiry").section("expiry"), rules),
+        log=_log(document.section("log"), rules),
         keys=_keys(document),
         keystore=stores.read(document.section("keystore")),
         address=listen,
         metrics=_metrics(document, listen) if "metrics" in document else None,
+        form=form,
+        dialect=rules.dialect,
+        runtime_policies=rules.is_lenient if runtime_policies is None else runtime_policies,
         warnings=tuple(document.source.warnings),
     )
+
+
+def _dialect(document: Section) -> str:
+    value = document.value("compatibility")
+    if value is None or not value.text:
+        return PRESENT
+    if value.text not in DIALECTS:
+        *most, last = DIALECTS
+        raise value.error(f"{value.key!r} must be {', '.join(most)} or {last}, not {value.shown}")
+    return value.text
 
 
 def _check_version(document: Section) -> None:
@@ -60,30 +107,40 @@ def _listen(document: Section) -> Address:
     return _address(value) if value is not None and value.text else Address()
 
 
-def _admin(section: Section) -> str:
+def _admin(section: Section, rules: _Rules) -> str:
+    if rules.flags_may_complete and section.is_blank("identity"):
+        return ""
     identity = section.required("identity", "the identity of the administrator, or a word such as 'disabled' for none")
     _refuse_api_key(identity)
     if re.fullmatch("[0-9A-Fa-f]{64}", identity.text) and identity.text != identity.text.lower():
         section.warn_at(
-            "identity", "'admin.identity' has upper-case letters; identities are lower-case: it matches nobody"
+            "identity", f"{identity.key!r} has upper-case letters; identities are lower-case: it matches nobody"
         )
     return identity.text
 
 
-def _tls(section: Section, admin: str) -> TLS:
+def _tls(section: Section, admin: str, rules: _Rules) -> TLS:
     section.only("key", "cert", "password", "ca", "auth", "proxy")
+    auth = _switch(section, "auth", _SWITCH)
     return TLS(
-        key=section.required("key", "the path of the server's private key").text,
-        cert=section.required("cert", "the path of the server's certificate").text,
+        key=_file(section, "key", "the path of the server's private key", rules),
+        cert=_file(section, "cert", "the path of the server's certificate", rules),
         password=_optional(section, "password"),
         ca=_optional(section, "ca"),
-        auth=_switch(section, "auth", _SWITCH),
-        proxy=_proxy(section.section("proxy").only("identities", "header"), admin),
+        auth=True if auth is None and rules.is_lenient else auth,
+        auth_implied=auth is None and rules.is_lenient,
+        proxy=_proxy(section.section("proxy").only("identities", "header"), admin, rules),
     )
 
 
-def _proxy(section: Section, admin: str) -> Proxy:
-    identities = section.values("identities")
+def _file(section: Section, key: str, hint: str, rules: _Rules) -> str:
+    if rules.flags_may_complete and section.is_blank(key):
+        return ""
+    return section.required(key, hint).text
+
+
+def _proxy(section: Section, admin: str, rules: _Rules) -> Proxy:
+    identities = _identities(section, rules)
     header = section.section("header").only("cert")
     for identity in identities:
         if not identity.text:
@@ -99,7 +156,7 @@ def _proxy(section: Section, admin: str) -> Proxy:
     return Proxy(tuple(identity.text for identity in identities), name.text)
 
 
-def _apis(section: Section, known: Mapping[str, bool]) -> dict[str, API]:
+def _apis(section: Section, known: Mapping[str, bool], rules: _Rules) -> dict[str, API]:
     apis = {}
     for path in section:
         if path not in known:
@@ -108,7 +165,7 @@ def _apis(section: Section, known: Mapping[str, bool]) -> dict[str, API]:
             section.warn_at(path, f"the path {path!r} in 'api' is of older releases; it has no effect")
         settings = section.section(path).only("skip_auth", "timeout")
         skip_auth = _switch(settings, "skip_auth", _BOOLEAN) or False
-        timeout = _duration(settings, "timeout", 0)
+        timeout = _duration(settings, "timeout", 0, rules)
         if skip_auth and not known.get(path, True):
             allowed = ", ".join(sorted(other for other, may_skip in known.items() if may_skip))
             raise settings.error_at("skip_auth", f"'skip_auth' cannot be used for {path!r}, only for {allowed}")
@@ -117,17 +174,17 @@ def _apis(section: Section, known: Mapping[str, bool]) -> dict[str, API]:
     return apis
 
 
-def _policies(section: Section, admin: str, proxy: Proxy) -> dict[str, Policy]:
+def _policies(section: Section, admin: str, proxy: Proxy, rules: _Rules) -> dict[str, Policy]:
     policies = {}
     assigned: dict[str, str] = {}
     for name in section:
-        if not is_name(name):
+        if not is_name(name) and not (name and rules.is_lenient):
             raise section.error_at(name, f"{shortened(name)!r} is not the name of a policy: a name has {NAME_RULE}")
-        rules = section.section(name).only("allow", "deny", "identities", renamed={"paths": "'allow'"})
-        allow, deny, identities = (_rules(rules, "allow"), _rules(rules, "deny"), rules.values("identities"))
+        one = section.section(name).only("allow", "deny", "identities")
+        allow, deny, identities = (_patterns(one, "allow"), _patterns(one, "deny"), _identities(one, rules))
         for identity in identities:
             _refuse_api_key(identity)
-            if not is_name(identity.text):
+            if not is_name(identity.text) and not rules.is_lenient:
                 raise identity.error(f"{identity.shown} in the policy {name!r} is not an identity: it has {NAME_RULE}")
             if identity.text == admin:
                 raise identity.error(f"the policy {name!r} contains the admin, who needs no policy: {identity.shown}")
@@ -141,7 +198,18 @@ def _policies(section: Section, admin: str, proxy: Proxy) -> dict[str, Policy]:
     return policies
 
 
-def _rules(section: Section, key: str) -> tuple[str, ...]:
+def _identities(section: Section, rules: _Rules) -> list[Value]:
+    """Of these files those that are not empty; samples had empty ones in the place of what an operator was to add."""
+    identities = section.values("identities", blank=rules.is_lenient)
+    if rules.is_lenient:
+        for identity in identities:
+            if not identity.text:
+                identity.source.warn(identity.line, f"an empty identity in {identity.key!r} is passed over")
+        identities = [identity for identity in identities if identity.text]
+    return identities
+
+
+def _patterns(section: Section, key: str) -> tuple[str, ...]:
     rules = section.values(key, expand=False)
     for rule in rules:
         try:
@@ -154,37 +222,38 @@ def _rules(section: Section, key: str) -> tuple[str, ...]:
     return tuple(rule.text for rule in rules)
 
 
-def _cache(section: Section) -> Cache:
-    section.only("any", "unused", "offline", renamed={"all": "'any'"})
+def _cache(section: Section, rules: _Rules) -> Cache:
+    section.only("any", "unused", "offline")
     default = Cache()
     return Cache(
-        any=_duration(section, "any", default.any),
-        unused=_duration(section, "unused", default.unused),
-        offline=_duration(section, "offline", default.offline),
+        any=_duration(section, "any", default.any, rules),
+        unused=_duration(section, "unused", default.unused, rules),
+        offline=_duration(section, "offline", default.offline, rules),
     )
 
 
-def _log(section: Section) -> Log:
+def _log(section: Section, rules: _Rules) -> Log:
     section.only("error", "audit", "audit_skip", "audit_required")
     default = Log()
     skip = section.values("audit_skip")
     for path in skip:
         if not path.text.startswith("/"):
             raise path.error("an entry of 'log.audit_skip' must be a path that begins with '/', such as '/v1/ready'")
-    audit = _level(section, "audit", default.audit)
+    audit = _level(section, "audit", default.audit, rules)
     required = _switch(section, "audit_required", _SWITCH) or False
     if required and audit > 0:
         raise section.error_at("audit_required", "'log.audit_required' needs an audit log: write 'audit: on', too")
     return Log(
-        error=_level(section, "error", default.error),
+        error=_level(section, "error", default.error, rules),
         audit=audit,
         audit_skip=tuple(path.text for path in skip),
         audit_required=required,
+        audit_unit="ns" if rules.is_lenient else "ms",
     )
 
 
 def _keys(document: Section) -> tuple[str, ...]:
-    lines: dict[str, int] = {}
+    lines: dict[str, int | None] = {}
     for section in document.sections("keys"):
         name = section.only("name").required("name")
         if not is_name(name.text):
@@ -234,10 +303,12 @@ def _address(value: Value) -> Address:
         raise value.error(f"{value.key!r} is {value.shown}: {failure}") from None
 
 
-def _duration(section: Section, key: str, default: float) -> float:
+def _duration(section: Section, key: str, default: float, rules: _Rules) -> float:
     value = section.value(key)
     if value is None:
         return default
+    if rules.is_lenient and ZERO.fullmatch(value.text):
+        return 0.0
     try:
         seconds = duration.parse(value.text)
     except ValueError as failure:
@@ -247,10 +318,12 @@ def _duration(section: Section, key: str, default: float) -> float:
     return seconds
 
 
-def _level(section: Section, key: str, default: int) -> int:
+def _level(section: Section, key: str, default: int, rules: _Rules) -> int:
     value = section.value(key)
     if value is None or not value.text.strip():
         return default
+    if rules.logs_are_switches and value.text.strip().lower() not in _SWITCH:
+        raise value.error(f"{value.key!r} must be on or off in this form, not {value.shown}")
     try:
         return level.parse(value.text)
     except ValueError as failure:

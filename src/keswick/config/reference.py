@@ -44,6 +44,22 @@ _STORE_CA = Key("tls.ca", "whom to trust when the store is called", _FILES, "/et
 REFERENCE: Mapping[str, tuple[Key, ...]] = {
     "": (
         Key("version", "the form of the file", "`v1`", "v1"),
+        Key(
+            "compatibility",
+            "of which time the answers of the API are; any but `2025` has other defaults, too (see below)",
+            "`2021`, `2022`, `2023` or `2025`",
+            "2023",
+            default="2025",
+            own=True,
+        ),
+        Key(
+            "runtime_policies",
+            "may policies and assignments be written through the API? What is written is forgotten at a restart",
+            _SWITCH,
+            "on",
+            default="off",
+            own=True,
+        ),
         Key("address", "where to listen", "address", "127.0.0.1:7373", default="0.0.0.0:7373"),
     ),
     "admin": (

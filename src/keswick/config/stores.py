@@ -5,11 +5,11 @@ key, such as `approle.secret`. A key that is not set and has no default is not a
 a duration is a number of seconds.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from keswick.config import duration
-from keswick.config.document import Section, Value, nearest, shortened
+from keswick.config.document import Entry, Section, Value, nearest, shortened
 from keswick.config.model import FSStore, KeyStoreSection, RemoteStore
 
 
@@ -41,6 +41,7 @@ class Shape:
 _CA = Shape(optional=("ca",))
 
 _SHAPES: dict[str, Shape] = {
+    "fs": Shape(required=("path",)),
     "vault": Shape(
         required=("endpoint",),
         optional=("namespace", "prefix"),
@@ -113,11 +114,12 @@ _SHAPES: dict[str, Shape] = {
     ),
 }
 
-KINDS = ("fs", *_SHAPES)
+KINDS = tuple(_SHAPES)
 _GONE = {
     "kes": "a KES server as the key store of another was removed in 2023",
     "generic": "plugins as key stores were removed in 2023",
 }
+_OLD_SHAPES = _SHAPES | {kind: Shape(required=("endpoint",)) for kind in _GONE}
 
 
 def read(section: Section) -> KeyStoreSection:
@@ -138,12 +140,12 @@ def read(section: Section) -> KeyStoreSection:
         (product,) = (kind.partition(".")[2] for kind in KINDS if kind.startswith(key + "."))
         vendor = section.section(key).only(product)
         if product not in vendor:
-            raise section.error_at(key, f"'keystore.{key}' holds no key store; write the settings below '{product}:'")
+            raise section.error_at(key, f"{vendor.key!r} holds no key store; write the settings below '{product}:'")
         found[f"{key}.{product}"] = vendor.section(product)
     if not found:
         raise section.error(
-            "no key store is configured; write for example 'keystore: {fs: {path: /var/lib/kes/keys}}', or run "
-            "'kes server --dev' to try things out with keys that are kept in memory only"
+            f"no key store is configured; write for example '{section.key}: {{fs: {{path: /var/lib/kes/keys}}}}', or "
+            "run 'kes server --dev' to try things out with keys that are kept in memory only"
         )
     if len(found) > 1:
         first, second, *_ = found
@@ -152,6 +154,81 @@ def read(section: Section) -> KeyStoreSection:
     if kind == "fs":
         return FSStore(store.only("path").required("path", "name the folder that holds the keys").text)
     return RemoteStore(kind, _settings(store, _SHAPES[kind]))
+
+
+def is_meaningless(key: Sequence[str]) -> bool:
+    """Whether a key, named from the top of the document on, is one of a store that no longer does anything."""
+    if key[0] != "keystore":
+        return False
+    for kind, shape in _SHAPES.items():
+        rest = list(key[1:])
+        if rest[: len(kind.split("."))] != kind.split("."):
+            continue
+        *sections, last = rest[len(kind.split(".")) :]
+        for section in sections:
+            shape = shape.sections.get(section, Shape())
+        return last in shape.meaningless
+    return False
+
+
+def without_empty_stores(document: Section) -> Section:
+    """A document of an older form, in the shape of today, without the stores that did not count there."""
+    if "keystore" not in document:
+        return document
+    entry, section = document.entries()["keystore"], document.section("keystore")
+    return document.with_entries({**document.entries(), "keystore": replace(entry, node=_without_empty(section))})
+
+
+def _without_empty(section: Section) -> Section:
+    """The `keystore` section of such a document.
+
+    A store counts when its endpoint or path is set, a way to log in when something is set that it requires: the samples
+    of that time listed every one. Where no store counts, the first one stays of which something else is set.
+    """
+    stores = [(kind, _store(section, kind), shape) for kind, shape in _OLD_SHAPES.items()]
+    touched = [kind for kind, store, shape in stores if _is_touched(store, shape)]
+    counting = [kind for kind, store, shape in stores if not store.is_blank(shape.required[0])]
+    if counting:
+        for kind, store, shape in stores:
+            if kind in touched and kind not in counting:
+                missing = f"'{store.key}.{shape.required[0]}'"
+                section.source.warn(store.line, f"{store.key!r} does not count, because {missing} is not set")
+    kept: dict[str, Entry] = {}
+    for kind, store, shape in stores:
+        if kind in (counting or touched[:1]):
+            vendor, _, product = kind.partition(".")
+            entry = section.entries()[vendor]
+            node = _without_empty_parts(store, shape)
+            if product:
+                outer = section.section(vendor)
+                node = outer.with_entries({product: replace(outer.entries()[product], node=node)})
+            kept[vendor] = replace(entry, node=node)
+    return section.with_entries(kept)
+
+
+def _store(section: Section, kind: str) -> Section:
+    vendor, _, product = kind.partition(".")
+    outer = section.section(vendor)
+    return outer.section(product) if product else outer
+
+
+def _is_touched(section: Section, shape: Shape) -> bool:
+    """Whether anything is set but what has a default, or no meaning any more."""
+    return any(
+        _is_touched(section.section(key), shape.sections.get(key, Shape()))
+        if section.is_section(key)
+        else key not in shape.defaults and key not in shape.meaningless and not section.is_blank(key)
+        for key in section
+    )
+
+
+def _without_empty_parts(section: Section, shape: Shape) -> Section:
+    empty = {
+        key
+        for key, inner in shape.sections.items()
+        if key not in shape.required and inner.required and all(map(section.section(key).is_blank, inner.required))
+    }
+    return section.with_entries({key: entry for key, entry in section.entries().items() if key not in empty})
 
 
 def _listed() -> str:
