@@ -45,6 +45,9 @@ REFUSALS = [
     (400, "tls: received more than one client certificate", "TooManyCertificates"),
     (400, "too many client certificates are present", "TooManyCertificates"),
     (400, "too many identities: more than one certificate is present", "TooManyCertificates"),
+    (403, "identity cannot assign policy to itself", "SelfAssignment"),
+    (400, "identity is root", "IdentityIsAdmin"),
+    (400, "invalid policy: the rule '[' is malformed at character 1: …", "InvalidPolicy"),
     (404, "404 page not found", "NotServed"),
     (405, "received method 'POST' expected 'GET'", "NotServed"),
     (501, "not implemented", "NotServed"),
@@ -82,7 +85,7 @@ def test_every_refusal_is_exported_and_tested() -> None:
     def kinds_of(kind: type[APIError]) -> set[str]:
         return {kind.__name__}.union(*(kinds_of(below) for below in kind.__subclasses__()))
 
-    tested = {kind for _, _, kind in REFUSALS} | {"UnexpectedReply", "ListIncomplete"}
+    tested = {kind for _, _, kind in REFUSALS} | {"UnexpectedReply", "ListIncomplete", "RunTimePoliciesOff"}
     assert {name for name in kinds_of(APIError) if hasattr(client, name)} == tested
     assert tested <= set(client.__all__)
 

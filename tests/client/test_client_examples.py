@@ -1,4 +1,4 @@
-"""Every example of docs/client.md and of the client's docstrings, against a server in development mode."""
+"""Every example of docs/client.md and of the client's docstrings, against a server that takes policies at run time."""
 
 import asyncio
 import doctest
@@ -7,7 +7,6 @@ import io
 import pkgutil
 import re
 import secrets
-import ssl
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -21,7 +20,7 @@ from keswick import APIError, AsyncClient, Client
 from keswick.client import Endpoint
 from keswick.identity import APIKey, certificate_for
 from support.fake_server import free_port
-from support.server import RunningServer, running
+from support.server import RunningServer, start_server
 
 GUIDE = Path(__file__).parents[2] / "docs/client.md"
 PACKAGE = keswick.client
@@ -32,9 +31,7 @@ EXAMPLES = [example for module in MODULES for example in doctest.DocTestFinder()
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
     """Its certificate, the key pair of somebody else and a file lie in the current folder; the environment knows it."""
-    with running(["server", "--dev", "--addr", "127.0.0.1:0"], tmp_path, APIKey.generate()) as server:
-        server.api_key = server.line("API Key").split()[-1]
-        server.ca_file.write_text(ssl.get_server_certificate(("127.0.0.1", server.port)))
+    with start_server(tmp_path, runtime_policies="on") as server:
         pair = certificate_for(APIKey.generate())
         (tmp_path / "app.crt").write_text(pair.certificate_pem)
         (tmp_path / "app.key").write_text(pair.key_pem("open sesame"))

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +13,7 @@ from keswick.client import calls
 from keswick.client.base import BaseClient
 from keswick.client.endpoint import Endpoint
 from keswick.client.envelope import DEFAULT_CHUNK_SIZE
-from keswick.client.errors import NotServed
+from keswick.client.errors import APIError, NotServed
 from keswick.client.failover import Plan, explained
 from keswick.client.metrics import Metrics
 from keswick.client.replies import Lines, Reply, checked, refused
@@ -199,6 +199,20 @@ class AsyncClient(BaseClient):
     def list_identities(self, prefix: str = "") -> AsyncIterator[str]:
         return self._names(calls.list_identities(prefix))
 
+    # --- policies and identities at run time ---
+
+    async def write_policy(self, name: str, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
+        await self._do(calls.write_policy(name, allow, deny))
+
+    async def delete_policy(self, name: str) -> None:
+        await self._do(calls.delete_policy(name))
+
+    async def assign_policy(self, name: str, identity: str) -> None:
+        await self._do(calls.assign_policy(name, identity))
+
+    async def forget_identity(self, identity: str) -> None:
+        await self._do(calls.forget_identity(identity))
+
     # --- the server ---
 
     async def version(self) -> Version:
@@ -234,7 +248,13 @@ class AsyncClient(BaseClient):
             )
             return Reply(*answer)
 
-        return call.read(checked(await self._from_first(ask, call.repeatable)))
+        try:
+            return call.read(checked(await self._from_first(ask, call.repeatable)))
+        except APIError as refusal:
+            instead = call.after(refusal)
+            if isinstance(instead, APIError):
+                raise instead from None
+        return await self._do(instead)
 
     async def _names(self, call: calls.Call[calls.Page] | None) -> AsyncIterator[str]:
         while call is not None:

@@ -6,11 +6,12 @@ The clients carry calls out, one waiting and one with asyncio; neither knows wha
 import json
 import re
 from binascii import b2a_base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 from keswick.client import replies
+from keswick.client.errors import APIError, NotServed, RunTimePoliciesOff
 from keswick.client.metrics import Metrics
 from keswick.client.replies import Reply
 from keswick.client.results import (
@@ -31,6 +32,10 @@ _UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]*")
 Result = TypeVar("Result")
 
 
+def _final(refusal: APIError) -> APIError:
+    return refusal
+
+
 class Call(NamedTuple, Generic[Result]):
     method: str
     path: str
@@ -39,6 +44,8 @@ class Call(NamedTuple, Generic[Result]):
     body: bytes | None = None
     repeatable: bool = True
     """Whether it may be done twice without harm, so that it can be sent again when its answer was lost."""
+    after: "Callable[[APIError], Call[Result] | APIError]" = _final
+    """From a refusal to the same call as servers of another time want it, or to what the caller gets."""
 
 
 # --- keys ---
@@ -101,6 +108,62 @@ def describe_identity(identity: str) -> Call[IdentityInfo]:
 
 def describe_self() -> Call[tuple[IdentityInfo, Policy | None]]:
     return Call("GET", "/v1/identity/self/describe", replies.self_info)
+
+
+# --- policies and identities at run time ---
+
+
+def _or_off(refusal: APIError) -> APIError:
+    return RunTimePoliciesOff(refusal.status, refusal.message) if isinstance(refusal, NotServed) else refusal
+
+
+def _at_run_time(
+    method: str, path: str, body: bytes | None = None, *, otherwise: Call[None] | None = None
+) -> Call[None]:
+    """`otherwise`: the same at the path that other servers have."""
+
+    def after(refusal: APIError) -> Call[None] | APIError:
+        return otherwise if otherwise is not None and isinstance(refusal, NotServed) else _or_off(refusal)
+
+    return Call(method, path, replies.nothing, body, after=after)
+
+
+def write_policy(name: str, allow: Iterable[str], deny: Iterable[str]) -> Call[None]:
+    """Until v0.14 a policy was `paths` that are allowed, and nothing else was understood."""
+    path = _path("/v1/policy/write/", name, "policy name")
+    allowed, denied = _rules(allow), _rules(deny)
+    of_old = _at_run_time("POST", path, _json(paths=allowed))
+
+    def after(refusal: APIError) -> Call[None] | APIError:
+        # These words alone, for releases of 2022 make an empty policy of `paths`, without a word about it.
+        return of_old if refusal.message == "invalid json" and not denied else _or_off(refusal)
+
+    return Call("POST", path, replies.nothing, _json(allow=allowed, deny=denied), after=after)
+
+
+def delete_policy(name: str) -> Call[None]:
+    return _at_run_time("DELETE", _path("/v1/policy/delete/", name, "policy name"))
+
+
+def assign_policy(name: str, identity: str) -> Call[None]:
+    """As until v0.17, else as since v0.18."""
+    policy, to = _path("/", name, "policy name"), _path("/", identity, "identity")
+    newer = _at_run_time("POST", f"/v1/policy/assign{policy}", _json(identity=identity))
+    return _at_run_time("POST", f"/v1/identity/assign{policy}{to}", otherwise=newer)
+
+
+def forget_identity(identity: str) -> Call[None]:
+    """As until v0.17, else as since v0.18."""
+    path = _path("/", identity, "identity")
+    newer = _at_run_time("DELETE", f"/v1/identity/delete{path}")
+    return _at_run_time("DELETE", f"/v1/identity/forget{path}", otherwise=newer)
+
+
+def _rules(patterns: Iterable[str]) -> list[str]:
+    """Raises TypeError for one text, whose characters would be rules of their own."""
+    if isinstance(patterns, str):
+        raise TypeError("rules are a list of texts, not one text")
+    return list(patterns)
 
 
 # --- lists ---
@@ -184,7 +247,7 @@ def error_log(trace: bool) -> Stream[ErrorEvent]:
 # --- what is sent ---
 
 
-def _json(**fields: str) -> bytes:
+def _json(**fields: str | list[str]) -> bytes:
     return json.dumps(fields).encode()
 
 

@@ -54,19 +54,37 @@ class KeyNotFound(APIError):
 class PolicyNotFound(APIError):
     """There is no policy of that name."""
 
-    advice = "look for the name in the list of policies, or add it to the server's configuration"
+    advice = "look for the name in the list of policies, or add it to them"
 
 
 class IdentityNotFound(APIError):
     """No policy is assigned to that identity."""
 
-    advice = "assign it to a policy in the server's configuration"
+    advice = "assign a policy to it"
 
 
 class NotAllowed(APIError):
     """No policy lets this client do that."""
 
     advice = "let a policy with this client's identity allow the path, or call as another identity"
+
+
+class SelfAssignment(APIError):
+    """Whoever calls wanted to assign a policy to itself."""
+
+    advice = "let the administrator, or another identity, do it"
+
+
+class IdentityIsAdmin(APIError):
+    """The administrator may do everything: it takes no policy, and cannot be forgotten."""
+
+    advice = "the server's configuration says who the administrator is"
+
+
+class InvalidPolicy(APIError):
+    """A rule is no pattern."""
+
+    advice = "write '\\[' and '\\\\' for the characters themselves"
 
 
 class InvalidName(APIError):
@@ -123,6 +141,12 @@ class NotServed(APIError):
     advice = "the server is of another release, or the endpoint is no KES server"
 
 
+class RunTimePoliciesOff(NotServed):
+    """The server takes policies, and to whom they apply, only from its configuration."""
+
+    advice = "write it into the server's configuration, or set 'runtime_policies: on' there, as older forms of it imply"
+
+
 # --- what the server cannot help ---
 
 
@@ -175,7 +199,10 @@ _REFUSALS: tuple[tuple[int, str, type[APIError]], ...] = (
     (404, r"policy does not exist\Z", PolicyNotFound),
     (404, r"identity does not exist\Z", IdentityNotFound),
     (400, r"identity is unknown\Z", IdentityNotFound),
+    (403, r"identity cannot assign policy to itself\Z", SelfAssignment),
     (403, r"", NotAllowed),
+    (400, r"identity is root\Z", IdentityIsAdmin),
+    (400, r"invalid policy: ", InvalidPolicy),
     (400, r"(?s).* is empty, too long or (contains invalid characters|is invalid)\Z", InvalidName),
     (400, r"invalid argument: (name|pattern) (is empty|is too long|contains invalid character)", InvalidName),
     (400, r"request URL path does not match API pattern", InvalidName),

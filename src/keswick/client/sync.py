@@ -1,7 +1,7 @@
 """The client whose calls wait for their answers."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
@@ -10,7 +10,7 @@ from keswick.client import calls
 from keswick.client.base import BaseClient
 from keswick.client.endpoint import Endpoint
 from keswick.client.envelope import DEFAULT_CHUNK_SIZE
-from keswick.client.errors import NotServed
+from keswick.client.errors import APIError, NotServed
 from keswick.client.failover import Plan, explained
 from keswick.client.metrics import Metrics
 from keswick.client.replies import Lines, Reply, checked, refused
@@ -249,6 +249,39 @@ class Client(BaseClient):
         """
         return self._names(calls.list_identities(prefix))
 
+    # --- policies and identities at run time ---
+
+    def write_policy(self, name: str, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
+        """Make a policy, or overwrite it: patterns of the paths that it allows, and of those that it denies
+        nevertheless. Raises InvalidPolicy, and RunTimePoliciesOff where policies are not taken at run time.
+
+        This and the next three change the one server that answers, which keeps it in memory until it ends: with several
+        servers each needs a client of its own.
+
+        >>> client.write_policy("app", allow=["/v1/key/generate/*"], deny=["/v1/key/generate/internal-*"])
+        >>> client.read_policy("app").deny
+        ('/v1/key/generate/internal-*',)
+        """
+        self._do(calls.write_policy(name, allow, deny))
+
+    def delete_policy(self, name: str) -> None:
+        """Delete a policy; its identities have none then. Raises PolicyNotFound, RunTimePoliciesOff."""
+        self._do(calls.delete_policy(name))
+
+    def assign_policy(self, name: str, identity: str) -> None:
+        """Let a policy apply to an identity, instead of the one that it had. Raises PolicyNotFound, IdentityIsAdmin,
+        SelfAssignment, RunTimePoliciesOff.
+
+        >>> client.write_policy("app", allow=["/v1/key/generate/app-*"])
+        >>> client.assign_policy("app", "3ecfcdf38fcbe141ae26a1030f81e96b753365a46760ae6b578698a97c59fd22")
+        """
+        self._do(calls.assign_policy(name, identity))
+
+    def forget_identity(self, identity: str) -> None:
+        """Take its policy from an identity; one that has none stays as it is. Raises IdentityIsAdmin,
+        RunTimePoliciesOff."""
+        self._do(calls.forget_identity(identity))
+
     # --- the server ---
 
     def version(self) -> Version:
@@ -317,7 +350,13 @@ class Client(BaseClient):
             )
             return Reply(*answer)
 
-        return call.read(checked(self._from_first(ask, call.repeatable)))
+        try:
+            return call.read(checked(self._from_first(ask, call.repeatable)))
+        except APIError as refusal:
+            instead = call.after(refusal)
+            if isinstance(instead, APIError):
+                raise instead from None
+        return self._do(instead)
 
     def _names(self, call: calls.Call[calls.Page] | None) -> Iterator[str]:
         while call is not None:
