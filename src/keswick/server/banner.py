@@ -25,6 +25,7 @@ def banner(
         *([("API Key", api_key)] if api_key else []),
         ("Admin", config.admin if _is_hex(config.admin) else "<disabled>"),
         ("Clients", _clients(config)),
+        *([("Policies", "can be written through the API; a restart forgets them")] if config.runtime_policies else []),
         ("Dialect", f"{config.dialect}, from a configuration of {_FORMS[config.form]}"),
         *_listed("Logs", _logs(config)),
         *([("MLock", "enabled")] if memory_locked else []),

@@ -56,8 +56,8 @@ OLD_STORE_SECONDS = 30.0
 def run(options: ServerOptions) -> int:
     """Run a server until it is told to stop. Returns the exit code: 0, or 1 when it could not start."""
     _native.forbid_core_dumps()
-    memory_locked = not options.dev and not options.check and _native.lock_memory()
     try:
+        memory_locked = _lock_memory(options)
         config, api_key = development(options) if options.dev else (configured(options), None)
         if options.check:
             print("\n".join([*check(config), "The configuration is valid."]))
@@ -70,6 +70,19 @@ def run(options: ServerOptions) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _lock_memory(options: ServerOptions) -> bool:
+    """Whether it is done. Raises ConfigError when it was asked for and cannot be."""
+    if options.check or (options.dev and not options.mlock):
+        return False
+    locked = _native.lock_memory()
+    if options.mlock and not locked:
+        raise ConfigError(
+            "--mlock: memory cannot be locked: give the process the capability CAP_IPC_LOCK or an unlimited limit "
+            "('ulimit -l unlimited'), or leave '--mlock' out, for it is tried in any case"
+        )
+    return locked
 
 
 async def _serve(options: ServerOptions, config: Config, memory_locked: bool, api_key: APIKey | None) -> None:
@@ -119,7 +132,7 @@ class _Process:
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         loop.add_signal_handler(signal.SIGTERM, self._stop_asked.set)
         loop.add_signal_handler(signal.SIGINT, self._stop_asked.set)
-        self._console.say(self._banner(config))
+        self._say(self._banner(config))
         for warning in (*config.warnings, *store.warnings()):
             self._runtime.errors.warn(warning)
         self._watcher = self._spawn(state.cache.watch())
@@ -190,6 +203,10 @@ class _Process:
             api_key=self._api_key.text if self._api_key is not None else None,
         )
 
+    def _say(self, text: str) -> None:
+        if not self._options.quiet:
+            self._console.say(text)
+
     def _spawn(self, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
         task = self._runtime.loop.create_task(work)
         self._background.add(task)
@@ -231,8 +248,8 @@ class _Process:
                 continue
             async with self._changing:
                 if await self._attempt("reload server config", self._take_over()):
-                    self._console.say(f"\n{self._banner(self._service.state.config)}")
-                    self._console.say("=> Reloading configuration after SIGHUP signal completed.")
+                    self._say(f"\n{self._banner(self._service.state.config)}")
+                    self._say("=> Reloading configuration after SIGHUP signal completed.")
 
     async def _attempt(self, what: str, work: Awaitable[None]) -> bool:
         """Whether it worked. If not, the operator is told why, and the old state stays in force."""
@@ -320,7 +337,7 @@ class _Process:
             if server is not None:
                 await loop.run_in_executor(None, server.close)
         self._service.state.store.close()
-        self._console.say("\n=> Stopping server... Goodbye.")
+        self._say("\n=> Stopping server... Goodbye.")
         for flush in (self._runtime.errors.close, self._runtime.audit.close, self._console.flush):
             await loop.run_in_executor(None, flush, FLUSH_SECONDS)
         # Calls of a key store that hangs would keep the process as long as they last.

@@ -14,3 +14,8 @@ class ServerOptions:
     key: str | None = None
     cert: str | None = None
     auth: str | None = None
+    root: str | None = None
+    mlock: bool = False
+    """Do not start without locked memory; locking is always tried."""
+    quiet: bool = False
+    """Nothing but audit events on standard output."""

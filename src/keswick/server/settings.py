@@ -3,7 +3,7 @@
 import dataclasses
 
 from keswick import keystore
-from keswick.config import TLS, Config, ConfigError, Log, MemoryStore, differing_rules, load, parse_address
+from keswick.config import PRESENT, TLS, Config, ConfigError, Log, MemoryStore, differing_rules, load, parse_address
 from keswick.identity import APIKey
 from keswick.server import tls
 from keswick.server.addresses import to_bind
@@ -12,40 +12,78 @@ from keswick.server.routes import APIS, ROUTES
 
 
 def configured(options: ServerOptions) -> Config:
-    """The configuration of the file, with what the command line overrides. Raises ConfigError."""
+    """The configuration of the file, with what the command line says of it. Raises ConfigError."""
     if not options.config:
-        raise ConfigError(
-            "no configuration given: name a file with '--config FILE', make one with 'kes init FOLDER', "
-            "or try a server that forgets everything with '--dev'"
-        )
+        raise ConfigError(_no_file(options))
     config = load(options.config, apis=APIS)
-    if config.tls is not None and config.tls.proxy.identities:
-        raise ConfigError("tls.proxy: this version does not take forwarded certificates; remove 'tls.proxy.identities'")
-    if config.tls is not None and (options.key or options.cert):
-        section = dataclasses.replace(
-            config.tls, key=options.key or config.tls.key, cert=options.cert or config.tls.cert
-        )
-        config = dataclasses.replace(config, tls=section)
-    if options.auth is not None and config.tls is not None:
-        config = dataclasses.replace(config, tls=_with_auth(config.tls, options.auth))
+    if config.tls is not None:
+        config = dataclasses.replace(config, tls=_with_tls(config.tls, options))
+    config = dataclasses.replace(config, admin=_admin(config, options.root))
     if options.address is not None:
         config = dataclasses.replace(config, address=parse_address(options.address, "--addr"))
     return config
+
+
+def _no_file(options: ServerOptions) -> str:
+    if options.root or options.key or options.cert:  # these were enough until 2021, for keys that were in memory only
+        return (
+            "no key store is configured, and no flag can name one: name a file with '--config FILE' that has a section "
+            "'keystore', or try a server that forgets everything with '--dev'"
+        )
+    return (
+        "no configuration given: name a file with '--config FILE', make one with 'kes init FOLDER', "
+        "or try a server that forgets everything with '--dev'"
+    )
+
+
+def _with_tls(section: TLS, options: ServerOptions) -> TLS:
+    if section.proxy.identities:
+        raise ConfigError("tls.proxy: this version does not take forwarded certificates; remove 'tls.proxy.identities'")
+    section = dataclasses.replace(section, key=options.key or section.key, cert=options.cert or section.cert)
+    for flag, path, what in (("key", section.key, "private key"), ("cert", section.cert, "certificate")):
+        if not path:
+            raise ConfigError(f"no file of the server's {what}: write 'tls.{flag}', or start with '--{flag} FILE'")
+    return section if options.auth is None else _with_auth(section, options.auth)
 
 
 def _with_auth(section: TLS, auth: str) -> TLS:
     if auth.lower() not in ("on", "off"):
         raise ConfigError(f"invalid option for --auth: '{auth}'; write 'on' or 'off'")
     wanted = auth.lower() == "on"
-    if section.auth is not None and section.auth != wanted:
+    if section.auth is not None and section.auth != wanted and not section.auth_implied:
         said = "on" if section.auth else "off"
         raise ConfigError(f"'--auth {auth}' contradicts 'tls.auth: {said}' in the configuration; remove one of them")
-    return dataclasses.replace(section, auth=wanted)
+    return dataclasses.replace(section, auth=wanted, auth_implied=False)
+
+
+def _admin(config: Config, root: str | None) -> str:
+    """The admin of the file, or where it names none the one of the command line."""
+    key = "admin.identity" if config.form == PRESENT else "root"
+    if root is None:
+        if not config.admin:
+            raise ConfigError(
+                f"no admin: write '{key}: IDENTITY', or start with '--root IDENTITY'; "
+                "a word such as '_' means that there is none"
+            )
+        return config.admin
+    if not root or root.startswith(APIKey.PREFIX):
+        raise ConfigError(
+            "--root: give an identity, as 'kes identity of' prints it, and not the API key, which is a secret; "
+            "a word such as '_' means that there is no admin"
+        )
+    if config.admin and config.admin != root:
+        raise ConfigError(
+            f"'--root {root}' contradicts '{key}: {config.admin}' in the configuration; remove one of them"
+        )
+    for name, policy in config.policies.items():
+        if root in policy.identities:
+            raise ConfigError(f"the policy '{name}' contains the admin of '--root', who needs no policy: '{root}'")
+    return root
 
 
 def development(options: ServerOptions) -> tuple[Config, APIKey]:
     """A server for trying things out: keys in memory, a fresh admin API key, a self-made certificate."""
-    for flag in ("config", "key", "cert", "auth"):
+    for flag in ("config", "root", "key", "cert", "auth"):
         if getattr(options, flag) is not None:
             raise ConfigError(f"'--{flag}' flag is not supported in development mode")
     key = APIKey.generate()
