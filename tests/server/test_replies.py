@@ -17,7 +17,7 @@ def test_what_go_escapes_is_escaped() -> None:
 
 
 def test_a_redirect_cannot_carry_markup() -> None:
-    body = redirect("/v1/<script>\"'&", get=True)[2]
+    body = redirect("/v1/<script>\"'&", 307, get=True)[2]
     assert body == b'<a href="/v1/&lt;script&gt;&#34;&#39;&amp;">Temporary Redirect</a>.\n\n'
 
 

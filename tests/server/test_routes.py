@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keswick.server.routes import ROUTES, SKIPPABLE, UncleanPath, find, lacks_slash, resolve
+from keswick.server.routes import ROUTES, SKIPPABLE, UncleanPath, find, lacking_slash, resolve
 
 
 def test_every_route_finds_itself() -> None:
     for route in ROUTES:
         resource = "x" if route.path.endswith("/") else ""
         assert find(route.path + resource) == (route, resource)
-        assert lacks_slash(route.path.rstrip("/")) == route.path.endswith("/")
+        assert lacking_slash(route.path.rstrip("/")) == (route if route.path.endswith("/") else None)
 
 
 def test_routes_that_may_be_opened_show_no_key_and_change_nothing() -> None:

@@ -56,10 +56,10 @@ class Import(_Body):
 
 
 class PolicyBody(_Body):
-    """`allow` and `deny` today, `paths` in 2021."""
+    """`allow` and `deny` today, `paths` in 2021, never both."""
 
-    allow: tuple[str, ...] = ()
-    deny: tuple[str, ...] = ()
+    allow: tuple[str, ...] | None = None
+    deny: tuple[str, ...] | None = None
     paths: tuple[str, ...] | None = None
 
 
@@ -119,7 +119,10 @@ def decode_bulk(body: bytes) -> list[Decrypt]:
 def decode_policy(body: bytes) -> PolicyBody:
     """The rules of a policy. Raises BadBody, also for fields that are not known: what was meant to be a rule must not
     be lost, or the policy would allow something else."""
-    return _decode_whole(_policy, body)
+    rules = _decode_whole(_policy, body)
+    if rules.paths is not None and not (rules.allow is None and rules.deny is None):
+        raise BadBody
+    return rules
 
 
 def decode_identity(body: bytes) -> str:

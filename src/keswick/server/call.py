@@ -77,8 +77,9 @@ class Call:
         return operate(key)
 
     def key_not_found(self, name: str) -> ApiError:
-        """A name of the old kind that no key has is a bad name."""
-        return ApiError(404, "key does not exist") if is_name(name) else self._bad_key_name()
+        """A name of the old kind that no key has is a bad name today."""
+        is_known = is_name(name) or self.state.names_are_free
+        return ApiError(404, "key does not exist") if is_known else self._bad_key_name()
 
     def failed(self, message: str, error: Exception) -> ApiError:
         """The key store failed: the details are for the error log alone."""

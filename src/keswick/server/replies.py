@@ -1,5 +1,6 @@
 """What the server answers with: statuses, prepared headers and JSON as the original writes it."""
 
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -67,12 +68,12 @@ INTERNAL_ERROR = ApiError(500, "internal server error").reply()
 TIMEOUT = ApiError(503, "request timeout exceeded").reply()
 
 
-def redirect(location: str, *, get: bool) -> Reply:
-    """307 to the clean form of a path; a GET carries a small page, as browsers of old want it."""
+def redirect(location: str, status: int, *, get: bool) -> Reply:
+    """To the clean form of a path; a GET carries a small page, as browsers of old want it."""
     if not get:
-        return (307, Headers([("Location", location)]), b"")
-    page = f'<a href="{_html(location)}">Temporary Redirect</a>.\n\n'
-    return (307, Headers([("Content-Type", "text/html; charset=utf-8"), ("Location", location)]), page.encode())
+        return (status, Headers([("Location", location)]), b"")
+    page = f'<a href="{_html(location)}">{HTTPStatus(status).phrase}</a>.\n\n'
+    return (status, Headers([("Content-Type", "text/html; charset=utf-8"), ("Location", location)]), page.encode())
 
 
 def _html(text: str) -> str:

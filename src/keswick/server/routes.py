@@ -54,12 +54,19 @@ class Route:
 
 def _apis(call: Call) -> Answer:
     """Every route with its time limit in seconds, 0 for none, as the configuration has it."""
+    config = call.state.config
+    dialect = DIALECTS[config.dialect]
     return json_reply(
         [
-            {"method": route.method, "path": route.path, "max_body": route.max_body, "timeout": _number(timeout)}
-            | ({"verify_auth": route.path not in call.state.open} if call.state.config.dialect == "2023" else {})
+            {
+                "method": dialect.method(route.method),
+                "path": route.path,
+                "max_body": dialect.body_limits.get(route.path, route.max_body),
+                "timeout": _number(timeout),
+                **({"verify_auth": route.path not in call.state.open} if config.dialect == "2023" else {}),
+            }
             for route, timeout in zip(ROUTES, call.state.timeouts, strict=False)
-            if call.state.config.runtime_policies or not route.is_optional
+            if config.runtime_policies or not route.is_optional
         ]
     )
 
@@ -209,6 +216,6 @@ def find(path: str) -> tuple[Route | None, str]:
     return None, ""
 
 
-def lacks_slash(path: str) -> bool:
-    """Whether the path is a prefix without its slash; the client is sent to the slash form."""
-    return path + "/" in _PREFIX
+def lacking_slash(path: str) -> Route | None:
+    """The route whose prefix is the path but for its slash; the client is sent to the slash form."""
+    return _PREFIX.get(path + "/")

@@ -17,7 +17,7 @@ from keswick.server.dialects import DIALECTS
 from keswick.server.faults import describe
 from keswick.server.metrics import Recorder
 from keswick.server.replies import INTERNAL_ERROR, ApiError, Reply, redirect
-from keswick.server.routes import UNKNOWN, UncleanPath, handlers, lacks_slash, resolve
+from keswick.server.routes import UNKNOWN, UncleanPath, handlers, lacking_slash, resolve
 from keswick.server.runtime import Runtime
 from keswick.server.state import State
 
@@ -79,9 +79,9 @@ class Service:
             call.path = unclean.path
             if unclean.clean is None:
                 raise ApiError(400, "invalid request path") from None
-            return _redirect(request, unclean.clean)
+            return self._redirect(request, unclean.clean)
         if route is None or (route.is_optional and not call.state.config.runtime_policies):
-            return _redirect(request, call.path + "/") if lacks_slash(call.path) else self._dialect.unknown
+            return self._elsewhere(call)
         call.api = route.index
         method = request.method
         if method != route.method and not route.takes(method):
@@ -97,6 +97,19 @@ class Service:
             call.log_debug(f"access denied: {refusal.message}")
             raise
         return self._handlers[route.index](call)
+
+    def _elsewhere(self, call: Call) -> Reply:
+        """The answer to a path that no route has that is served."""
+        route = lacking_slash(call.path)
+        if route is None or (route.is_optional and not call.state.config.runtime_policies):
+            return self._dialect.unknown
+        return self._redirect(call.request, route.path)
+
+    def _redirect(self, request: Request, path: str) -> Reply:
+        location = quote(path, safe="/~!$&'()*+,;=:@")
+        if request.query:
+            location += "?" + quote(request.query, safe="/~!$&'()*+,;=:@?%")
+        return redirect(location, self._dialect.redirect, get=request.method == "GET")
 
     def _crashed(self, call: Call, error: Exception) -> Reply:
         call.log_error(describe(error))
@@ -130,10 +143,3 @@ class Service:
         if reply is not None:
             call.request.respond(*reply)
         self._finish(self._main_recorder, call, reply[0] if reply is not None else 200)
-
-
-def _redirect(request: Request, path: str) -> Reply:
-    location = quote(path, safe="/~!$&'()*+,;=:@")
-    if request.query:
-        location += "?" + quote(request.query, safe="/~!$&'()*+,;=:@?%")
-    return redirect(location, get=request.method == "GET")

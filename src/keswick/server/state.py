@@ -53,9 +53,14 @@ class State:
         """Of audit events on the console and in `/v1/log/audit`."""
         return "2021" if self.config.dialect in _BEFORE_2023 else self.config.log.audit_unit
 
+    @property
+    def names_are_free(self) -> bool:
+        """Whether any segment of a path is a name, as until 2022."""
+        return self.config.dialect in _BEFORE_2023
+
     def is_role_name(self, name: str) -> bool:
-        """Whether a policy or an identity may have that name: until 2022 any word."""
-        return is_stored_name(name) if self.config.dialect in _BEFORE_2023 else is_name(name)
+        """Whether a policy or an identity may have that name."""
+        return is_stored_name(name) if self.names_are_free else is_name(name)
 
     def with_access(self, written: RunTimeAccess) -> "State":
         """The same configuration with what was written at run time until now."""

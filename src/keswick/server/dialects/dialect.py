@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from keswick._native import Headers
+from keswick.keystore import KeyStoreError
+from keswick.server.bodies import BadBody
 from keswick.server.call import Answer, Call, Handler
 from keswick.server.replies import EMPTY, NDJSON, NOT_FOUND, TIMEOUT, ApiError, Reply, escaped
 
@@ -28,9 +30,17 @@ class Dialect:
     """How a refusal is worded."""
     unknown: Reply = NOT_FOUND
     """The answer to a path that no route has."""
+    redirect: int = 307
+    """The status that sends a client to the clean form of a path."""
+    write_method: str = "PUT"
+    """How routes that take both PUT and POST were called."""
     timeout: Reply = TIMEOUT
     body_limits: Mapping[str, int] = field(default_factory=dict)
     """Bytes, by the route's path."""
+
+    def method(self, today: str) -> str:
+        """What the method of a route was in that time."""
+        return self.write_method if today == "PUT" else today
 
 
 # --- refusals ---
@@ -39,34 +49,31 @@ OLD_ERROR = [("Content-Type", "application/json; charset=utf-8"), ("X-Content-Ty
 """The headers of a refusal before October 2023."""
 _OLD_ERROR = Headers(OLD_ERROR)
 
-Words = Mapping[str, "str | tuple[int, str]"]
-"""What today's message becomes: another message, or another status and message."""
+Rewording = Callable[[Call, ApiError], tuple[int, str]]
+"""From a refusal of today to the status and the message of another time."""
+Words = Mapping[str, "str | Rewording"]
+"""What becomes of a message that begins so. Where it is another message, the status stays."""
 
 
 def old_error(status: int, message: str, headers: Headers = _OLD_ERROR) -> Reply:
     return (status, headers, b'{"message":' + escaped(_encode(message)) + b"}")
 
 
-def refusal(
-    words: Words, beginnings: Sequence[tuple[str, Callable[[Call, ApiError], tuple[int, str]]]]
-) -> Callable[[Call, ApiError], Reply]:
-    """`words` by whole messages, `beginnings` for those that have something of the request in them."""
+def refusal(words: Words, *, first: Callable[[Call], str] = lambda call: "") -> Callable[[Call, ApiError], Reply]:
+    """`words`: from the beginning of today's message; the first that fits. `first`: what was looked at before policies
+    were, and is refused with 400: the message, or nothing."""
 
     def refuse(call: Call, error: ApiError) -> Reply:
-        status, message = error.status, error.message
-        found = words.get(message)
-        if isinstance(found, str):
-            message = found
-        elif found is not None:
-            status, message = found
-        else:
-            for beginning, reword in beginnings:
-                if message.startswith(beginning):
-                    status, message = reword(call, error)
-                    break
-        if status == 405:
-            return old_error(status, message, Headers([*OLD_ERROR, ("Accept", error.right_method)]))
-        return old_error(status, message)
+        if error.status == 405:
+            method = "POST" if error.right_method == "PUT" else error.right_method
+            return old_error(405, "Method Not Allowed", Headers([*OLD_ERROR, ("Accept", method)]))
+        if message := first(call):
+            return old_error(400, message)
+        for beginning, reworded in words.items():
+            if error.message.startswith(beginning):
+                status, message = (error.status, reworded) if isinstance(reworded, str) else reworded(call, error)
+                return old_error(status, message)
+        return old_error(error.status, error.message)
 
     return refuse
 
@@ -103,6 +110,17 @@ def null_when_empty(reply: Reply) -> Reply:
     return reply if reply[2] != b'{"plaintext":""}\n' else (reply[0], reply[1], b'{"plaintext":null}\n')
 
 
+def needs_body(handler: Handler) -> Handler:
+    """Only since October 2023 an empty body stands for an empty object."""
+
+    def answer(call: Call) -> Answer:
+        if not call.request.body:
+            raise BadBody
+        return handler(call)
+
+    return answer
+
+
 def unless_absent(handler: Handler) -> Handler:
     """A delete that succeeds when there is nothing to delete."""
 
@@ -116,6 +134,18 @@ def unless_absent(handler: Handler) -> Handler:
             return EMPTY
 
     return answer
+
+
+Glob = Callable[[str], bool]
+
+
+async def key_names(call: Call, matches: Glob) -> list[str]:
+    """All names of keys that match, sorted; there were no pages. Raises ApiError 502."""
+    try:
+        names = await call.runtime.blocking(call.state.store.list, "")
+    except KeyStoreError as error:
+        raise call.failed("failed to list keys", error) from error
+    return sorted(filter(matches, names))
 
 
 def json_lines(values: Sequence[Mapping[str, Any]], headers: Headers = NDJSON) -> Reply:

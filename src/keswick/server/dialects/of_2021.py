@@ -1,27 +1,31 @@
 """The words of 2020 and 2021: v0.13.4, and v0.17.6 where it differed."""
 
+import dataclasses
 import time
 from typing import Any
 
 import keswick
 from keswick._native import Headers
-from keswick.keystore import KeyStoreError
 from keswick.policy import PatternError, glob
 from keswick.server.access import PolicyEntry
 from keswick.server.call import Answer, Call
 from keswick.server.dialects.dialect import (
     Dialect,
+    Glob,
+    Words,
     as_text,
     json_lines,
     json_text,
+    key_names,
+    needs_body,
     null_when_empty,
     old_error,
     refusal,
     retyped,
     unless_absent,
 )
-from keswick.server.handlers import keys, logs, policies, system
-from keswick.server.replies import ApiError, Reply
+from keswick.server.handlers import keys, policies, system
+from keswick.server.replies import ApiError, Reply, json_reply
 
 MIB = 1 << 20
 
@@ -32,40 +36,58 @@ _LIST = Headers([("Content-Type", "application/x-ndjson"), ("Status", "200"), ("
 # --- refusals ---
 
 
-def _not_the_pattern(call: Call, error: ApiError) -> tuple[int, str]:
-    """What these servers said of a name that is not one segment of a path."""
-    pattern = call.path.removesuffix(call.resource) + "*"
-    if pattern == "/v1/identity/assign/*":
-        pattern += "/*"
-    return 400, f"request URL path does not match API pattern: {pattern}"
+def _pattern(call: Call) -> str:
+    """The path that the route had, as these servers wrote it down."""
+    prefix = call.path.removesuffix(call.resource)
+    return prefix + ("*/*" if prefix == "/v1/identity/assign/" else "*")
 
 
-_WORDS_2022 = {
+def _misplaced(call: Call) -> str:
+    """What was said of a path with more segments, or fewer, before anybody looked at policies."""
+    pattern = _pattern(call)
+    return _not_like(pattern) if call.path.count("/") != pattern.count("/") and call.resource else ""
+
+
+def _not_like(pattern: str) -> str:
+    return f"request URL path does not match API pattern: {pattern}"
+
+
+def _unnamed(call: Call, error: ApiError) -> tuple[int, str]:
+    return 400, _not_like(_pattern(call))
+
+
+def _no_identity(call: Call, error: ApiError) -> tuple[int, str]:
+    in_body = call.path.startswith("/v1/policy/assign/")
+    return (400, "identity is unknown") if in_body else _unnamed(call, error)
+
+
+def _invalid_key(call: Call, error: ApiError) -> tuple[int, str]:
+    return 400, "invalid key"
+
+
+_WORDS_2022: Words = {
     "not authorized: insufficient permissions": "prohibited by policy",
     "tls: client certificate is required": "no client certificate is present",
     "tls: received more than one client certificate": "too many client certificates are present",
     "key already exists": "key does already exist",
     "invalid request body": "invalid json",
     "invalid import key request body": "invalid json",
+    "invalid policy: ": "invalid json",
+    "invalid key size for ": _invalid_key,
+    "algorithm '": _invalid_key,
     "failed to create key": "bad gateway: failed to create key",
     "failed to read key": "bad gateway: failed to access key",
     "failed to delete key": "bad gateway: failed to delete key",
     "failed to list keys": "bad gateway: failed to list keys",
+    "key name '' ": _unnamed,
+    "policy name '' ": _unnamed,
+    "identity '' ": _no_identity,
 }
-_WORDS_2021 = _WORDS_2022 | {
+_WORDS_2021 = {
+    **_WORDS_2022,
     "tls: received more than one client certificate": "too many identities: more than one certificate is present",
     "decryption failed: ciphertext is not authentic": "ciphertext is not authentic",
 }
-_BEGINNINGS = (
-    ("received method ", lambda call, error: (405, "Method Not Allowed")),
-    ("invalid key size for ", lambda call, error: (400, "invalid key")),
-    ("algorithm '", lambda call, error: (400, "invalid key")),
-    ("invalid policy: ", lambda call, error: (400, "invalid json")),
-    ("key name '", _not_the_pattern),
-    ("policy name '", _not_the_pattern),
-    ("identity '", _not_the_pattern),
-    ("listing pattern '", _not_the_pattern),
-)
 
 
 # --- successes ---
@@ -79,35 +101,25 @@ async def _status(call: Call) -> Reply:
     """What v0.17.6 said; v0.13.4 had nothing of the kind. Times are in nanoseconds."""
     try:
         latency = await system.reach_store(call)
-        store: dict[str, Any] = {"state": "available", "latency": max(1, round(latency * 1000)) * 1_000_000}
+        store: dict[str, Any] = {"state": "available", "latency": max(1, round(latency * 1e9))}
     except ApiError as error:
         store = {"state": "unreachable" if error.status == 504 else "reachable"}
     uptime = int((time.monotonic() - call.runtime.started) * 1_000_000_000)
-    return json_text({"version": keswick.__version__, "uptime": uptime, "kms": store}, headers=_JSON)
-
-
-_JSON = Headers([("Content-Type", "application/json")])
+    return json_reply({"version": keswick.__version__, "uptime": uptime, "kms": store})
 
 
 async def _list_keys(call: Call) -> Reply:
-    matches = _matching(call)
-    try:
-        names = await call.runtime.blocking(_all_names, call)
-    except KeyStoreError as error:
-        raise call.failed("failed to list keys", error) from error
-    return json_lines([{"Name": name} for name in names if matches(name)], _LIST)
+    return json_lines([{"Name": name} for name in await key_names(call, _matching(call))], _LIST)
 
 
-def _all_names(call: Call) -> list[str]:
-    return sorted(call.state.store.list(""))
-
-
-def _matching(call: Call) -> Any:
+def _matching(call: Call) -> Glob:
     """Names were listed by globs. Nothing, where a pattern should be, is taken for all."""
+    if message := _misplaced(call):
+        raise ApiError(400, message)
     try:
         return glob(call.resource or "*")
     except PatternError:
-        raise ApiError(400, f"listing pattern '{call.resource}' is malformed") from None
+        raise ApiError(400, "syntax error in pattern") from None
 
 
 def _read_policy(call: Call) -> Answer:
@@ -138,19 +150,22 @@ def _list_identities(call: Call) -> Answer:
     return json_lines([{"identity": identity, "policy": policy} for identity, policy in found], _LIST)
 
 
+def _decrypted(reply: Reply) -> Reply:
+    return as_text(null_when_empty(reply))
+
+
 _HANDLERS_2022 = {
     "/version": _version,
     "/v1/status": _status,
     "/v1/key/delete/": unless_absent(keys.delete),
-    "/v1/key/generate/": retyped(keys.generate, as_text),
+    "/v1/key/generate/": needs_body(retyped(keys.generate, as_text)),
     "/v1/key/encrypt/": retyped(keys.encrypt, as_text),
-    "/v1/key/decrypt/": retyped(retyped(keys.decrypt, null_when_empty), as_text),
+    "/v1/key/decrypt/": retyped(keys.decrypt, _decrypted),
     "/v1/key/list/": _list_keys,
     "/v1/policy/read/": _read_policy,
     "/v1/policy/list/": _list_policies,
     "/v1/policy/delete/": unless_absent(policies.delete),
     "/v1/identity/list/": _list_identities,
-    "/v1/log/audit/trace": logs.audit,
 }
 
 _LIMITS = {
@@ -163,15 +178,16 @@ _LIMITS = {
 LATE = Dialect(
     "2022",
     handlers=_HANDLERS_2022,
-    refuse=refusal(_WORDS_2022, _BEGINNINGS),
+    refuse=refusal(_WORDS_2022, first=_misplaced),
+    redirect=301,
+    write_method="POST",
     timeout=old_error(503, "timeout"),
     body_limits=_LIMITS,
 )
 
-DIALECT = Dialect(
-    "2021",
-    handlers=_HANDLERS_2022 | {"/v1/policy/read/": _read_policy_2021},
-    refuse=refusal(_WORDS_2021, _BEGINNINGS),
-    timeout=old_error(503, "timeout"),
-    body_limits=_LIMITS,
+DIALECT = dataclasses.replace(
+    LATE,
+    name="2021",
+    handlers={**_HANDLERS_2022, "/v1/policy/read/": _read_policy_2021},
+    refuse=refusal(_WORDS_2021, first=_misplaced),
 )

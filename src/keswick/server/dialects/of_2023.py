@@ -1,22 +1,24 @@
 """The words of 2022 to October 2023, as the release of 2023-04-18 had them."""
 
+import re
 import time
-from collections.abc import Callable
 from typing import Any
 
 import keswick
 from keswick.about import COMMIT
 from keswick.crypto import SecretKey
 from keswick.crypto.algorithms import LONG_NAMES
-from keswick.keystore import KeyStoreError
-from keswick.policy import PatternError, glob
+from keswick.policy import glob
 from keswick.server.access import Assignment, PolicyEntry
 from keswick.server.call import Answer, Call
 from keswick.server.dialects.dialect import (
     Dialect,
+    Glob,
     Words,
     json_lines,
     json_text,
+    key_names,
+    needs_body,
     null_when_empty,
     old_error,
     refusal,
@@ -27,40 +29,70 @@ from keswick.server.handlers import identities, keys, policies, system
 from keswick.server.replies import ApiError, Reply, json_reply
 
 MIB = 1 << 20
+MAX_NAME = 80
 
 
 # --- refusals ---
 
+_NAME = re.compile("[0-9A-Za-z_-]*").fullmatch
+_PATTERN = re.compile("[0-9A-Za-z_*-]*").fullmatch
+_NAMED = ("/v1/key/", "/v1/policy/", "/v1/identity/describe/", "/v1/identity/delete/", "/v1/identity/list/")
+_LISTS = ("/v1/key/list/", "/v1/policy/list/", "/v1/identity/list/")
 
-def _bad_name(what: str) -> Callable[[Call, ApiError], tuple[int, str]]:
-    def reword(call: Call, error: ApiError) -> tuple[int, str]:
-        name = call.resource
-        if not name:
-            return 400, f"invalid argument: {what} is empty"
-        if len(name) > 80:
-            return 400, f"invalid argument: {what} is too long"
-        return 400, f"invalid argument: {what} contains invalid character"
 
-    return reword
+def _misnamed(call: Call) -> str:
+    """What was said of a name, before anybody looked at policies; nothing when it is sound."""
+    if not call.path.startswith(_NAMED):
+        return ""
+    if call.path.startswith("/v1/identity/assign/"):  # two names, and a path of before that time
+        return ""
+    is_pattern = call.path.startswith(_LISTS)
+    what, fits = ("pattern", _PATTERN) if is_pattern else ("name", _NAME)
+    if not call.resource:
+        return f"invalid argument: {what} is empty"
+    if len(call.resource) > MAX_NAME:
+        return f"invalid argument: {what} is too long"
+    return "" if fits(call.resource) else f"invalid argument: {what} contains invalid character"
+
+
+def _bad_name(call: Call, error: ApiError) -> tuple[int, str]:
+    """Of a name that was sound then and is not today."""
+    return 400, "invalid argument: name contains invalid character"
+
+
+def _bad_body(call: Call, error: ApiError) -> tuple[int, str]:
+    """The words of the JSON parser, as far as they do not tell the place."""
+    if call.request.truncated:
+        return 400, "http: request body too large"
+    return 400, error.message if call.request.body.strip() else "EOF"
+
+
+def _bad_import(call: Call, error: ApiError) -> tuple[int, str]:
+    status, message = _bad_body(call, error)
+    return status, message.replace("import key request", "request")
 
 
 def _bad_algorithm(call: Call, error: ApiError) -> tuple[int, str]:
-    return 400, f"key: invalid algorithm {error.message.removeprefix('algorithm ').removesuffix(' is not supported')}"
+    name = error.message.removeprefix("algorithm ").removesuffix(" is not supported")
+    return 400, f"key: invalid algorithm {name}" if name != "''" else "invalid key size"  # none stood for AES
+
+
+def _bad_size(call: Call, error: ApiError) -> tuple[int, str]:
+    return 400, "invalid key size"
 
 
 _WORDS: Words = {
     "tls: client certificate is required": "no client certificate is present",
     "tls: received more than one client certificate": "too many client certificates are present",
-    "invalid import key request body": "invalid request body",
+    "invalid request body": _bad_body,
+    "invalid import key request body": _bad_import,
+    "invalid key size for ": _bad_size,
+    "algorithm '": _bad_algorithm,
+    "key name '": _bad_name,
+    "policy name '": _bad_name,
+    "identity '' ": "identity is unknown",
+    "identity '": _bad_name,
 }
-_BEGINNINGS = (
-    ("invalid key size for ", lambda call, error: (400, "invalid key size")),
-    ("algorithm '", _bad_algorithm),
-    ("key name '", _bad_name("name")),
-    ("policy name '", _bad_name("name")),
-    ("identity '", _bad_name("name")),
-    ("listing pattern '", _bad_name("pattern")),
-)
 
 
 # --- successes ---
@@ -71,7 +103,7 @@ def _version(call: Call) -> Answer:
 
 
 async def _status(call: Call) -> Reply:
-    """As today, but the time is in nanoseconds."""
+    """As today, but the uptime is in nanoseconds."""
     uptime = int((time.monotonic() - call.runtime.started) * 1_000_000_000)
     return json_reply(await system.figures(call) | {"uptime": uptime})
 
@@ -90,19 +122,13 @@ def _describe_key(call: Call) -> Answer:
 
 
 async def _list_keys(call: Call) -> Reply:
-    matches = _matching(call)
-    try:
-        names = await call.runtime.blocking(call.state.store.list, "")
-    except KeyStoreError as error:
-        raise call.failed("failed to list keys", error) from error
-    return json_lines([{"name": name} for name in sorted(names) if matches(name)])
+    return json_lines([{"name": name} for name in await key_names(call, _matching(call))])
 
 
-def _matching(call: Call) -> Callable[[str], bool]:
-    try:
-        return glob(call.resource or "*")
-    except PatternError:
-        raise ApiError(400, f"listing pattern '{call.resource}' is malformed") from None
+def _matching(call: Call) -> Glob:
+    if message := _misnamed(call):
+        raise ApiError(400, message)
+    return glob(call.resource)
 
 
 def _read_policy(call: Call) -> Answer:
@@ -166,6 +192,7 @@ _HANDLERS = {
     "/v1/status": _status,
     "/v1/key/describe/": _describe_key,
     "/v1/key/delete/": unless_absent(keys.delete),
+    "/v1/key/generate/": needs_body(keys.generate),
     "/v1/key/decrypt/": retyped(keys.decrypt, null_when_empty),
     "/v1/key/list/": _list_keys,
     "/v1/policy/describe/": _describe_policy,
@@ -182,8 +209,9 @@ _OPERATIONS = ("import", "generate", "encrypt", "decrypt", "bulk/decrypt")
 DIALECT = Dialect(
     "2023",
     handlers=_HANDLERS,
-    refuse=refusal(_WORDS, _BEGINNINGS),
+    refuse=refusal(_WORDS, first=_misnamed),
     unknown=old_error(501, "not implemented"),
+    write_method="POST",
     timeout=old_error(503, "request timeout exceeded"),
     body_limits={f"/v1/key/{operation}/": MIB for operation in _OPERATIONS},
 )

@@ -29,9 +29,9 @@ async def write(call: Call) -> Reply:
     """Make or overwrite a policy: `{"allow": […], "deny": […]}`, or `{"paths": […]}` as in 2021."""
     name = _policy_name(call, call.resource)
     body = bodies.decode_policy(call.request.body)
-    allow = body.paths if body.paths is not None else body.allow
+    allow = body.allow if body.paths is None else body.paths
     try:
-        policy = Policy(name, allow, body.deny, globs_only=call.state.config.globs_only)
+        policy = Policy(name, allow or (), body.deny or (), globs_only=call.state.config.globs_only)
     except PatternError as error:
         raise ApiError(400, f"invalid policy: {error}") from None
     entry = PolicyEntry(policy, rfc3339(time.time_ns()), call.identity, as_paths=body.paths is not None)
