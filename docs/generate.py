@@ -108,9 +108,6 @@ def _entry(path: str, command: Command | Group, *, level: int) -> Iterator[str]:
         yield from _command(path, command.default)
     for spelling, meant in command.spellings.items():
         yield from (f"`{path} {spelling}` is `{path} {meant}`.", "")
-    for reason in dict.fromkeys(command.absent.values()):
-        words = ", ".join(f"`{path} {word}`" for word, why in command.absent.items() if why == reason)
-        yield from (f"{words}: {_text(reason)}", "")
     for word, inner in command.commands.items():
         yield from _entry(f"{path} {word}", inner, level=min(level + 1, 4))
 

@@ -72,9 +72,9 @@ def test_a_group_without_a_command_shows_its_help() -> None:
         run("key", group, ["--bogus"])
 
 
-def test_groups_stand_in_groups_and_tell_what_is_absent() -> None:
+def test_groups_stand_in_groups() -> None:
     ran: list[str] = []
-    inner = Group("…", {"new": Command("", "…", lambda a: ran.append(a.path))}, absent={"old": "it has gone"})
+    inner = Group("…", {"new": Command("", "…", lambda a: ran.append(a.path))})
     group = Group("…", {"identity": inner})
     run("tool", group, ["identity", "new"])
     assert ran == ["kes tool identity new"]
@@ -84,7 +84,6 @@ def test_groups_stand_in_groups_and_tell_what_is_absent() -> None:
             ["identity", "nwe"],
             "\"nwe\" is not a tool identity command. Did you mean 'new'? See 'kes tool identity --help'",
         ),
-        (["identity", "old"], "\"old\" is not a tool identity command: it has gone. See 'kes tool identity --help'"),
     ):
         with pytest.raises(CommandError) as caught:
             run("tool", group, words)

@@ -75,7 +75,9 @@ def test_bash_gets_what_follows_the_equals_sign() -> None:
 
 
 def test_other_shells_get_descriptions() -> None:
-    assert offered("kes pol", "--described") == ["policy\tLook at the server's policies."]
+    assert offered("kes pol", "--described") == [
+        "policy\tLook at the server's policies, and change them while it runs."
+    ]
     assert offered("kes key ls --color=n", "--described") == ["--color=never"]
 
 

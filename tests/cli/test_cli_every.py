@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import json
 import re
 import signal
 import socket
@@ -55,11 +56,15 @@ CALLS = {
     ),
     "kes ls": Call("ls k", rf"Key\n{NAMES}"),
     "kes policy info": Call("policy info app", r"Name        app\nDate        .*\nCreated by  [0-9a-f]{64}\n"),
-    "kes policy ls": Call("policy ls", r"Policy\napp\n"),
-    "kes policy list": Call("policy list", r'\["app"\]\n', r"\[\n  app\n\]\n"),
+    "kes policy ls": Call("policy ls app", r"Policy\napp\n"),
+    "kes policy list": Call("policy list app", r'\["app"\]\n', r"\[\n  app\n\]\n"),
     "kes policy show": Call(
         "policy show app", r'\{"allow":\{.*\},"created_at":".*","created_by":".*"\}\n', r"Allow:\n  · .*\n(.*\n)+"
     ),
+    "kes policy add": Call("policy add app {policy}", NOTHING),
+    "kes policy create": Call("policy create app {policy}", NOTHING),
+    "kes policy assign": Call("policy assign app {user}", NOTHING),
+    "kes policy rm": Call("policy rm {written}", NOTHING),
     "kes identity": Call("identity", API_KEY, rf"Your API key:\n\n   {API_KEY}\n(.*\n)+", asks=False),
     "kes identity new": Call("identity new", rf"Your API key:\n\n   {API_KEY}\n(.*\n)+", asks=False),
     "kes identity of": Call("identity of {cert}", "[0-9a-f]{64}", r"Identity:\n\n   [0-9a-f]{64}\n", asks=False),
@@ -68,6 +73,8 @@ CALLS = {
     "kes identity list": Call(
         "identity list", r'\{"identity":"[0-9a-f]{64}","policy":"app"\}\n', r"[0-9a-f]{64} => app\n"
     ),
+    "kes identity assign": Call("identity assign {user} app", NOTHING),
+    "kes identity rm": Call("identity rm {nobody}", NOTHING),
     "kes seal": Call("seal {file} --key k1", NOTHING),
     "kes unseal": Call("unseal {sealed}", NOTHING),
     "kes status": Call("status", r"● 127\.0\.0\.1:\d+\n  Version  (.*\n)+"),
@@ -96,12 +103,13 @@ EVERY = [pytest.param(call, id=path) for path, call in CALLS.items()]
 ASKING = [pytest.param(call, id=path) for path, call in CALLS.items() if call.asks and path != "kes doctor"]
 """Those that fail without a server; `kes doctor` tells what it finds."""
 USER = APIKey.generate()
+POLICY = {"allow": ["/v1/nothing"], "identities": [USER.identity]}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    policy = {"app": {"allow": ["/v1/nothing"], "identities": [USER.identity]}}
-    with start_server(tmp_path_factory.mktemp("server"), policy=policy, log={"audit": "on"}) as server:
+    folder = tmp_path_factory.mktemp("server")
+    with start_server(folder, policy={"app": POLICY}, runtime_policies="on", log={"audit": "on"}) as server:
         with server.client() as client:
             client.create_key("k1")
             client.create_key("k2")
@@ -114,9 +122,12 @@ NUMBERS = itertools.count(100)
 def words(call: Call, server: RunningServer, folder: Path) -> list[str]:
     """The line with everything that stands in braces made afresh."""
     number = next(NUMBERS)
-    files = {name: folder / f"{name}{number}" for name in ("file", "folder", "cert", "other")}
+    files = {name: folder / f"{name}{number}" for name in ("file", "folder", "cert", "other", "policy")}
     values = {name: str(path) for name, path in files.items()}
     values |= {"config": str(server.config), "new": f"n{number}", "old": f"o{number}"}
+    values |= {"user": USER.identity, "nobody": "0" * 64, "written": f"w{number}"}
+    if "{policy}" in call.line:
+        files["policy"].write_text(json.dumps({"allow": POLICY["allow"]}))
     if "{cert}" in call.line:
         files["cert"].write_text(certificate_for(USER).certificate_pem)
     if "{other}" in call.line:
@@ -126,6 +137,8 @@ def words(call: Call, server: RunningServer, folder: Path) -> list[str]:
     with server.client() as client:
         if "{old}" in call.line:
             client.create_key(values["old"])
+        if "{written}" in call.line:
+            client.write_policy(values["written"])
         if "{ciphertext}" in call.line:
             values["ciphertext"] = base64.b64encode(client.encrypt("k1", b"hello")).decode()
         if "{file}" in call.line:

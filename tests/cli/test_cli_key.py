@@ -17,6 +17,7 @@ from support.fake_server import Answer, fake_server
 from support.server import RunningServer, start_server
 
 SECRET = base64.b64encode(bytes(range(32))).decode()
+URL_SAFE = base64.urlsafe_b64encode(b"\xff" * 32).decode()
 USER = APIKey.generate()
 
 
@@ -155,13 +156,31 @@ def test_import_for_another_cipher(server: RunningServer) -> None:
     )
 
 
-def test_a_secret_is_never_taken_for_a_name(server: RunningServer) -> None:
-    for arguments in (("create", "old", SECRET), ("import", SECRET, "name")):
-        result = run(server, "key", *arguments)
-        assert (result.code, result.stdout) == (1, "")
-        assert "use 'kes key import NAME'" in result.stderr
-        assert SECRET not in result.stderr
-    assert run(server, "key", "ls", "old").stdout == ""
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("create", "old", SECRET),  # which imported the key until 2021
+        ("create", "-k", "old", SECRET),
+        ("create", "old", SECRET, "-k"),
+        ("create", "--", "old", SECRET),
+        ("create", SECRET),
+        ("create", "one", "two", SECRET),
+        ("create", "old", f" {SECRET}\n"),
+        ("create", "old", URL_SAFE),
+        ("import", SECRET, "name"),
+    ],
+)
+def test_a_secret_is_never_taken_for_a_name(server: RunningServer, arguments: tuple[str, ...]) -> None:
+    piped, (code, shown) = (
+        run(server, "key", *arguments),
+        kes_on_terminal("key", *arguments, env=server.environment),
+    )
+    assert (piped.code, piped.stdout, code) == (1, "", 1)
+    for text in (piped.stderr, shown):
+        assert "now use 'kes key import NAME' and give it on stdin" in text
+        assert SECRET not in text
+        assert URL_SAFE not in text
+    assert run(server, "key", "ls", "o").stdout == ""
 
 
 @pytest.mark.parametrize(

@@ -123,14 +123,6 @@ def test_rules_of_every_generation_are_shown_as_objects(tmp_path: Path) -> None:
             'invalid argument "x" for "--color" flag: invalid color option. See \'kes policy info --help\'',
         ),
         ("nfo", "\"nfo\" is not a policy command. Did you mean 'info'? See 'kes policy --help'"),
-        *(
-            (
-                word,
-                f'"{word}" is not a policy command: policies stand in the server\'s configuration file, which it reads '
-                "again at SIGHUP. See 'kes policy --help'",
-            )
-            for word in ("add", "create", "write", "assign", "rm", "delete")
-        ),
     ],
 )
 def test_wrong_calls_of_policy_are_told(arguments: str, error: str) -> None:

@@ -74,8 +74,6 @@ class Group(NamedTuple):
     """Other names of the commands, from other generations."""
     default: Command | None = None
     """What runs when the first word is none of the commands."""
-    absent: Mapping[str, str] = {}
-    """Commands of other generations that are not there, and why not."""
 
 
 HELP = Flag("help", "Print this help.", short="h")
@@ -120,7 +118,7 @@ def parse(words: list[str], path: str, flags: tuple[Flag, ...]) -> Arguments:
         if name in by_name:
             take(by_name[name], given, f"--{name}")
         elif word.startswith("--"):
-            arguments.fail(f"unknown flag: --{name}{_did_you_mean(name, by_name, '--')}")
+            arguments.fail(f"unknown flag: --{name}{did_you_mean(name, by_name, '--')}")
         else:
             _take_letters(word[1:], by_letter, take, arguments)
     return arguments
@@ -162,8 +160,6 @@ def _run_group(name: str, group: Group, words: list[str]) -> int | None:
         return run(f"{name} {first}", group.commands[chosen], words[1:])
     if first in ("-h", "-help", "--help") or (not words and group.default is None):
         raise HelpWanted(group_help(path, group))
-    if first in group.absent:
-        raise CommandError(_with_help(f"{_no_command(first, name)}: {group.absent[first]}", path))
     if group.default is not None:
         return run(name, group.default, words)
     if first.startswith("-"):
@@ -173,7 +169,7 @@ def _run_group(name: str, group: Group, words: list[str]) -> int | None:
 
 def unknown_command(word: str, group: str, path: str, known: Iterable[str], otherwise: str = "") -> CommandError:
     """`otherwise`: what else the word might have been, such as ` or a file`."""
-    return CommandError(_with_help(_no_command(word, group) + otherwise + _did_you_mean(word, known), path))
+    return CommandError(_with_help(_no_command(word, group) + otherwise + did_you_mean(word, known), path))
 
 
 def _no_command(word: str, group: str) -> str:
@@ -185,7 +181,8 @@ def _with_help(message: str, path: str) -> str:
     return f"{message}{'' if message.endswith('?') else '.'} See '{path} --help'"
 
 
-def _did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """A question that follows an error, or nothing if nothing known is like the word."""
     from difflib import get_close_matches
 
     close = get_close_matches(word, tuple(known), n=1)

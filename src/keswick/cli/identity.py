@@ -1,13 +1,15 @@
-"""`kes identity`: API keys, certificates, the identities of both, and what the server knows about them."""
+"""`kes identity`: API keys, certificates, the identities of both, and what the server lets them do."""
 
 import math
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keswick import pem
+from keswick.cli.access import AT_RUN_TIME, assign, check_identity, write
 from keswick.cli.command import Arguments, Command, CommandError, Flag, Group, unknown_command
 from keswick.cli.connection import INSECURE, connect, failing
 from keswick.cli.input import read_word
@@ -30,7 +32,7 @@ from keswick.files import NewFile, write_files
 from keswick.identity import APIKey, identity_of, self_signed
 
 if TYPE_CHECKING:
-    from keswick.client import IdentityInfo, Policy
+    from keswick.client import Client, IdentityInfo, Policy
     from keswick.identity import KeyPair
 
 _RECOMPUTE = "The identity can be computed again with:\n\n   kes identity of <API key>"
@@ -146,6 +148,23 @@ def list_2021(arguments: Arguments) -> None:
             if policy:  # the admin has none, and never was in this list
                 shown = to_json({"identity": identity, "policy": policy})
                 print(f"{identity} => {printable(policy)}" if is_terminal() else shown)
+
+
+def assign_policy(arguments: Arguments) -> None:
+    identity, policy = arguments.word(0, "identity"), arguments.word(1, "policy name")
+    arguments.at_most(2)
+    assign(arguments, policy, [identity], lambda policy, identity: f"kes identity assign {identity} {policy}")
+
+
+def remove(arguments: Arguments) -> None:
+    arguments.word(0, "identity")
+    for identity in arguments.words:
+        check_identity(arguments, identity)
+    write(arguments, *(_removal(identity) for identity in arguments.words))
+
+
+def _removal(identity: str) -> tuple[str, Callable[["Client"], None]]:
+    return f'failed to forget identity "{identity}"', lambda client: client.forget_identity(identity)
 
 
 def certificate(
@@ -267,7 +286,7 @@ def read_blocks(path: str, *, or_command: bool = False) -> list[pem.Block]:
                 f"an API key begins with '{APIKey.PREFIX}'; without that it is taken for a file"
             ) from None
         if or_command and "." not in path and "/" not in path:
-            known = (*COMMAND.commands, *COMMAND.absent)
+            known = (*COMMAND.commands, *COMMAND.spellings)
             raise unknown_command(path, "identity", "kes identity", known, " or a file") from None
         raise CommandError(f"open {path}: no such file or directory") from None
 
@@ -305,7 +324,7 @@ CERTIFICATE_FLAGS = (
 )
 
 COMMAND = Group(
-    "Make API keys and certificates, compute identities, and look them up.",
+    "Make API keys and certificates, compute identities, look them up, and assign policies to them.",
     {
         "new": Command(
             "[SUBJECT]",
@@ -348,7 +367,24 @@ COMMAND = Group(
             (INSECURE,),
             examples=("kes identity list",),
         ),
+        "assign": Command(
+            "IDENTITY POLICY",
+            "Let a policy apply to an identity, instead of the one that it had.",
+            assign_policy,
+            (INSECURE,),
+            details="'kes policy assign' takes the two in the other order, as since 2022.\n" + AT_RUN_TIME,
+            examples=('kes identity assign "$(kes identity of my-app.crt)" my-app',),
+        ),
+        "rm": Command(
+            "IDENTITY...",
+            "Take their policies from identities.",
+            remove,
+            (INSECURE, ENCLAVE),
+            details=AT_RUN_TIME,
+            examples=('kes identity rm "$(kes identity of my-app.crt)"',),
+        ),
     },
+    spellings={"forget": "rm"},
     default=Command(
         "[API-KEY|FILE]",
         "Make API keys and certificates, compute identities, and look them up.",
@@ -358,9 +394,5 @@ COMMAND = Group(
             f"of an Ed25519 private key the API key. {_FROM_INPUT}"
         ),
         examples=("kes identity", "kes identity my-app.crt"),
-    ),
-    absent=dict.fromkeys(
-        ("assign", "forget", "rm"),
-        "policies and their identities stand in the server's configuration file, which it reads again at SIGHUP",
     ),
 )

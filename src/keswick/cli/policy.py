@@ -1,13 +1,16 @@
-"""`kes policy`: what the server's policies allow and deny."""
+"""`kes policy`: what the server's policies allow and deny, and to whom they apply."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
+from keswick.cli.access import AT_RUN_TIME, assign, read_rules, refuse_api_key, write
 from keswick.cli.command import Arguments, Command, Group
 from keswick.cli.connection import INSECURE, connect, failing
 from keswick.cli.output import COLOUR, ENCLAVE, JSON, date, known, labelled, print_names, rules, wants_colour
 from keswick.cli.terminal import is_terminal, printable, to_json
 
-_ABSENT = "policies stand in the server's configuration file, which it reads again at SIGHUP"
+if TYPE_CHECKING:
+    from keswick.client import Client
 
 
 def info(arguments: Arguments) -> None:
@@ -54,14 +57,51 @@ def list_2021(arguments: Arguments) -> None:
         print(to_json(names))
 
 
+def add(arguments: Arguments) -> None:
+    arguments.at_most(2)
+    _write(arguments, arguments.words[1] if len(arguments.words) > 1 else "-")
+
+
+def create(arguments: Arguments) -> None:
+    arguments.at_most(2)
+    arguments.word(0, "policy name")
+    _write(arguments, arguments.word(1, "policy file"))
+
+
+def _write(arguments: Arguments, source: str) -> None:
+    name = arguments.word(0, "policy name")
+    refuse_api_key(arguments, name)
+    allow, deny = read_rules(arguments, source)
+    write(arguments, (f'failed to create policy "{name}"', lambda client: client.write_policy(name, allow, deny)))
+
+
+def remove(arguments: Arguments) -> None:
+    arguments.word(0, "policy name")
+    write(arguments, *(_removal(name) for name in arguments.words))
+
+
+def _removal(name: str) -> tuple[str, Callable[["Client"], None]]:
+    return f'failed to delete policy "{name}"', lambda client: client.delete_policy(name)
+
+
+def assign_to(arguments: Arguments) -> None:
+    name = arguments.word(0, "policy name")
+    arguments.word(1, "identity")
+    assign(arguments, name, arguments.words[1:], lambda policy, identity: f"kes policy assign {policy} {identity}")
+
+
 def _names(arguments: Arguments) -> Iterable[str]:
     arguments.at_most(1)
     with connect(arguments) as client, failing("failed to list policies"):
         return sorted(client.list_policies("".join(arguments.words)))
 
 
+_FORM = """A policy is JSON: {"allow": ["/v1/key/generate/my-app-*"], "deny": []}, or {"paths": [...]} as in 2021, or
+what 'kes policy show' prints. One of that name is overwritten.
+"""
+
 COMMAND = Group(
-    "Look at the server's policies.",
+    "Look at the server's policies, and change them while it runs.",
     {
         "info": Command(
             "NAME",
@@ -92,6 +132,38 @@ COMMAND = Group(
             details="On a terminal the rules are listed, elsewhere they are JSON.",
             examples=("kes policy show my-app", "kes policy show my-app --json"),
         ),
+        "add": Command(
+            "NAME [FILE]",
+            "Write a policy, from a file or from standard input.",
+            add,
+            (INSECURE,),
+            details=_FORM + AT_RUN_TIME,
+            examples=("kes policy add my-app my-app.json", "kes policy show my-app | kes policy add my-other-app"),
+        ),
+        "create": Command(
+            "NAME FILE",
+            "Write a policy, from a file; '-' is standard input.",
+            create,
+            (INSECURE, ENCLAVE),
+            details=_FORM + AT_RUN_TIME,
+            examples=("kes policy create my-app my-app.json",),
+        ),
+        "assign": Command(
+            "POLICY IDENTITY...",
+            "Let a policy apply to identities, instead of those that they had.",
+            assign_to,
+            (INSECURE, ENCLAVE),
+            details="'kes identity assign' takes the two in the other order, as until 2021.\n" + AT_RUN_TIME,
+            examples=('kes policy assign my-app "$(kes identity of my-app.crt)"',),
+        ),
+        "rm": Command(
+            "NAME...",
+            "Delete policies; their identities have none then.",
+            remove,
+            (INSECURE, ENCLAVE),
+            details=AT_RUN_TIME,
+            examples=("kes policy rm my-app",),
+        ),
     },
-    absent=dict.fromkeys(("add", "assign", "create", "delete", "rm", "unassign", "write"), _ABSENT),
+    spellings={"delete": "rm"},
 )
