@@ -30,7 +30,7 @@ def offered(line: str, *words: str, point: int | None = None) -> list[str]:
         ("kes key l", ["ls", "list"]),
         ("kes tool identity n", ["new"]),
         ("kes --", ["--version", "--update", "--auto-completion", "--help"]),
-        ("kes server --", ["--config", "--addr", "--key", "--cert", "--auth", "--check", "--dev", "--help"]),
+        ("kes server --c", ["--config", "--cert", "--check"]),
         ("kes server --config x --a", ["--addr", "--auth"]),
         ("kes server -a", ["--addr", "--auth"]),
         ("kes key delete --i", ["--insecure"]),
