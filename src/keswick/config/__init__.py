@@ -1,7 +1,7 @@
 """The configuration: one model, one reader for each form of the file that ends in that model."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from keswick.config import forms
 from keswick.config.address import parse_address
@@ -50,11 +50,13 @@ __all__ = [
 ]
 
 
-def load(path: str | os.PathLike[str], *, apis: Mapping[str, bool]) -> Config:
+def load(path: str | os.PathLike[str], *, apis: Mapping[str, bool], by_flags: Collection[str] = ()) -> Config:
     """Read the configuration in the file `path`, whatever its form. Raises ConfigError, and nothing else, when it
     cannot be used.
 
     `apis`: the paths of the server's routes, and whether each may be opened to callers without a certificate.
+    `by_flags`: keys of the present form that the command line gives, of `admin.identity`, `tls.key` and `tls.cert`; the
+    file may leave them out.
     """
     document = parse(*read(path))
-    return forms.read(document, forms.recognise(document), apis)
+    return forms.read(document, forms.recognise(document), apis, by_flags)

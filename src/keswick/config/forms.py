@@ -1,6 +1,6 @@
 """Which form a file has, told by its keys. Where two forms are mixed it is none, and the error names a key of each."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from keswick.config import form2020, form2021, present, transitional
@@ -58,11 +58,11 @@ def recognise(document: Section) -> Form:
     return possible[-1]
 
 
-def read(document: Section, form: Form, apis: Mapping[str, bool]) -> Config:
+def read(document: Section, form: Form, apis: Mapping[str, bool], by_flags: Collection[str]) -> Config:
     """The configuration in a document that has this form. Raises ConfigError."""
     if form.name == PRESENT:
-        return present.read(document, apis)
-    return present.read(form.translate(document), apis, form.name, form.dialect)
+        return present.read(document, apis, by_flags=by_flags)
+    return present.read(form.translate(document), apis, form.name, form.dialect, by_flags)
 
 
 def _keys(section: Section, trees: Sequence[tuple[Form, Tree]], around: Path = (), chosen: Path = ()) -> Iterator[_Key]:

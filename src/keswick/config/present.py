@@ -5,7 +5,7 @@ spoke: what was valid then must start a server.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from keswick import policy
@@ -32,15 +32,16 @@ _FORMER_APIS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """By which rules a file is read: those of its form, and those of its dialect."""
+    """By which rules a file is read: those of its form, and those of its dialect. `by_flags`: the keys that the command
+    line gives."""
 
     form: str
     dialect: str
+    by_flags: Collection[str]
 
-    @property
-    def flags_may_complete(self) -> bool:
-        """Whether admin and certificate may be left to flags."""
-        return self.form != PRESENT
+    def may_be_left_out(self, key: str) -> bool:
+        """Whether a flag stands in for the key, or may, as in the older forms."""
+        return self.form != PRESENT or key in self.by_flags
 
     @property
     def logs_are_switches(self) -> bool:
@@ -52,9 +53,16 @@ class _Rules:
         return self.dialect != PRESENT
 
 
-def read(document: Section, apis: Mapping[str, bool], form: str = PRESENT, dialect: str | None = None) -> Config:
+def read(
+    document: Section,
+    apis: Mapping[str, bool],
+    form: str = PRESENT,
+    dialect: str | None = None,
+    by_flags: Collection[str] = (),
+) -> Config:
     """`apis`: the paths of the routes, and whether each may be opened to callers without a certificate. `form`: what
-    was put in this shape. `dialect`: what that form speaks; the present one names it itself.
+    was put in this shape. `dialect`: what that form speaks; the present one names it itself. `by_flags`: what need not
+    be there, because the command line gives it.
 
     Raises ConfigError.
     """
@@ -63,7 +71,7 @@ def read(document: Section, apis: Mapping[str, bool], form: str = PRESENT, diale
         *("keys", "keystore", "metrics"),
     )
     _check_version(document)
-    rules = _Rules(form, dialect or _dialect(document))
+    rules = _Rules(form, dialect or _dialect(document), by_flags)
     admin = _admin(document.section("admin").only("identity"), rules)
     tls = _tls(document.section("tls"), admin, rules)
     listen = _listen(document)
@@ -108,7 +116,7 @@ def _listen(document: Section) -> Address:
 
 
 def _admin(section: Section, rules: _Rules) -> str:
-    if rules.flags_may_complete and section.is_blank("identity"):
+    if rules.may_be_left_out("admin.identity") and section.is_blank("identity"):
         return ""
     identity = section.required("identity", "the identity of the administrator, or a word such as 'disabled' for none")
     _refuse_api_key(identity)
@@ -134,7 +142,7 @@ def _tls(section: Section, admin: str, rules: _Rules) -> TLS:
 
 
 def _file(section: Section, key: str, hint: str, rules: _Rules) -> str:
-    if rules.flags_may_complete and section.is_blank(key):
+    if rules.may_be_left_out(f"tls.{key}") and section.is_blank(key):
         return ""
     return section.required(key, hint).text
 

@@ -15,7 +15,8 @@ def configured(options: ServerOptions) -> Config:
     """The configuration of the file, with what the command line says of it. Raises ConfigError."""
     if not options.config:
         raise ConfigError(_no_file(options))
-    config = load(options.config, apis=APIS)
+    flags = {"admin.identity": options.root, "tls.key": options.key, "tls.cert": options.cert}
+    config = load(options.config, apis=APIS, by_flags={key for key, value in flags.items() if value is not None})
     if config.tls is not None:
         config = dataclasses.replace(config, tls=_with_tls(config.tls, options))
     config = dataclasses.replace(config, admin=_admin(config, options.root))
