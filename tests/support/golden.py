@@ -10,12 +10,13 @@ FOLDER = Path(__file__).parent.parent / "vectors" / "golden"
 
 @dataclass(frozen=True)
 class Case:
-    """`expected`: `status`, and the fields of the reply or its `message`.
+    """`file`: the release or the group of cases. `expected`: `status`, and the fields of the reply or its `message`.
 
     Right is the plaintext that a case's own era could read (`original_plaintext`), else what the newest original
     answers; where that drops the connection, 502 `failed to read key`.
     """
 
+    file: str
     id: str
     kind: str
     stored_key: bytes
@@ -35,6 +36,7 @@ def cases() -> list[Case]:
                 expected = {"status": 502, "message": "failed to read key"}
             found.append(
                 Case(
+                    file.stem,
                     case["id"],
                     case["kind"],
                     case["stored_key"].encode(),
