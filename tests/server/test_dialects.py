@@ -9,7 +9,7 @@ import base64
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ import httpx
 import pytest
 
 import keswick
+from keswick.server.dialects import DIALECTS
 from support.api import Answer, Caller, new_pair
+from support.certificates import make
 from support.server import RunningServer, start_server
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "dialects"
-DIALECTS = ("2021", "2022", "2023", "2025")
+NAMES = ("2021", "2022", "2023", "2025")
 FILES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 TEXT, JSON, NDJSON = "text/plain; charset=utf-8", "application/json", "application/x-ndjson"
@@ -37,13 +39,12 @@ class Cast:
     callers: dict[str, Caller]
     words: dict[str, Any]
     """What the texts in `<…>` stand for."""
-    wrong: list[str] = field(default_factory=list)
 
     def say(self, text: str) -> str:
         return re.sub("<([^>]*)>", lambda found: str(self.words[found[1]]), text)
 
 
-@pytest.fixture(scope="module", params=DIALECTS)
+@pytest.fixture(scope="module", params=NAMES)
 def cast(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
     folder = tmp_path_factory.mktemp("dialect")
     pairs = {name: new_pair() for name in ("admin", "app", "stranger")}
@@ -89,7 +90,7 @@ def test_every_case_has_one_answer_for_every_dialect() -> None:
     for file in FILES:
         for case in json.loads((FOLDER / f"{file}.json").read_text())["cases"]:
             named = [dialect for key in case["answers"] for dialect in key.split()]
-            assert named == ["all"] or sorted(named) == sorted(DIALECTS), case
+            assert named == ["all"] or sorted(named) == sorted(NAMES), case
 
 
 def _call(cast: Cast, case: dict[str, Any]) -> Answer:
@@ -212,3 +213,51 @@ def test_errors_are_streamed_at_every_path_that_it_had(cast: Cast, path: str) ->
         event = json.loads(next(stream.iter_lines()))
         assert list(event) == ["message"]
         assert "/v1/key/describe/broken" in event["message"]
+
+
+# --- what no table of requests can hold ---
+
+CERTIFICATES = {
+    "2021": ("no client certificate is present", "too many identities: more than one certificate is present"),
+    "2022": ("no client certificate is present", "too many client certificates are present"),
+    "2023": ("no client certificate is present", "too many client certificates are present"),
+    "2025": ("tls: client certificate is required", "tls: received more than one client certificate"),
+}
+
+
+def test_other_than_one_certificate(cast: Cast) -> None:
+    none, several = CERTIFICATES[cast.dialect]
+    folder, port = cast.server.folder, cast.server.port
+    for caller, message in (
+        (Caller(port, make("p256", ca=True), folder), none),
+        (Caller(port, new_pair(), folder, chain=(new_pair(),)), several),
+    ):
+        answer = caller.call("GET", "/v1/identity/self/describe")
+        assert (answer.status, answer.message) == (400, message)
+        assert caller.call("GET", "/version").status == 200
+
+
+def test_the_time_limit() -> None:
+    messages = {dialect: json.loads(DIALECTS[dialect].timeout[2])["message"] for dialect in NAMES}
+    today = "request timeout exceeded"
+    assert messages == {"2021": "timeout", "2022": "timeout", "2023": today, "2025": today}
+    assert {DIALECTS[dialect].timeout[0] for dialect in NAMES} == {503}
+
+
+def test_a_key_store_that_fails(cast: Cast) -> None:
+    """The last one, for the server remembers the outage for a while."""
+    of_2021 = cast.dialect in ("2021", "2022")
+    keys = cast.server.folder / "keys"
+    keys.rename(keys.with_name("away"))
+    try:
+        for method, path, message in (
+            ("POST", "/v1/key/create/app-lost", "failed to create key"),
+            ("DELETE", "/v1/key/delete/app-lost", "failed to delete key"),
+            ("GET", "/v1/key/list/app-*", "failed to list keys"),
+        ):
+            answer = cast.callers["admin"].call(method, path)
+            assert (answer.status, answer.message) == (502, f"bad gateway: {message}" if of_2021 else message)
+        status = cast.callers["admin"].call("GET", "/v1/status").json
+        assert (status["kms"] == {"state": "unreachable"}) if of_2021 else (status["keystore_unreachable"] is True)
+    finally:
+        keys.with_name("away").rename(keys)
