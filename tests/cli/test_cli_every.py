@@ -36,6 +36,8 @@ class Call:
     """Whether it asks the server."""
     endless: bool = False
     """It goes on until Ctrl-C; the expressions are what is seen before."""
+    told: str = NOTHING
+    """What is said on standard error."""
 
 
 CALLS = {
@@ -84,6 +86,13 @@ CALLS = {
     "kes migrate": Call(
         "migrate --from {config} --to {other} --merge", r"Starting key migration:\n(.*\n)+", asks=False
     ),
+    "kes config migrate": Call(
+        "config migrate {of_2021}",
+        r"admin:\n(.*\n)+",
+        r"(.*\n)+",
+        asks=False,
+        told=r"What changes:\n(  - .*\n)+(.*\n)+",
+    ),
     "kes doctor": Call("doctor", r"((ok|warning|FAILED) .+\n)+"),
     "kes tool identity new": Call("tool identity new --key {folder}.key --cert {folder}.crt", NOTHING, asks=False),
     "kes tool identity of": Call(
@@ -126,6 +135,9 @@ def words(call: Call, server: RunningServer, folder: Path) -> list[str]:
     values = {name: str(path) for name, path in files.items()}
     values |= {"config": str(server.config), "new": f"n{number}", "old": f"o{number}"}
     values |= {"user": USER.identity, "nobody": "0" * 64, "written": f"w{number}"}
+    if "{of_2021}" in call.line:
+        files["file"].write_text("root: disabled\ntls: {key: k, cert: c}\nkeys: {fs: {path: /keys}}\n")
+        values["of_2021"] = str(files["file"])
     if "{policy}" in call.line:
         files["policy"].write_text(json.dumps({"allow": POLICY["allow"]}))
     if "{cert}" in call.line:
@@ -169,7 +181,8 @@ def test_through_a_pipe(server: RunningServer, tmp_path: Path, call: Call) -> No
             assert process.stderr.read() == ""
         return
     result = kes(*arguments, env=server.environment)
-    assert (result.code, result.stderr) == (0, "")
+    assert result.code == 0
+    assert re.fullmatch(call.told, result.stderr), result.stderr
     assert re.fullmatch(call.piped, result.stdout), result.stdout
     assert "\x1b" not in result.stdout
 

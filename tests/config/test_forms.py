@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from keswick.config import Address, ConfigError, FSStore, MemoryStore, RemoteStore, differing_rules, load
 
@@ -83,3 +85,21 @@ def test_rules_of_older_forms_are_globs(tmp_path: Path) -> None:
     assert first.startswith("policy 'p', allow rule '/v1/*': as a prefix it matches every path")
     assert first.endswith("; it is read as a glob")
     assert second.startswith("policy 'p', allow rule '/v1/identity/assign/*': ")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(
+        st.text(),
+        st.text(st.sampled_from("ab.=[]{}'\"\n#,1-: \\")),
+        st.lists(
+            st.sampled_from(["[tls]", "[[tls]]", "key='k'", "a.b.c=1", "root=1979-05-27", "[a", "x={y=[{}]}"])
+        ).map("\n".join),
+        st.integers(1, 3000).map(lambda depth: ".".join("a" * depth) + "=1"),
+        st.integers(1, 3000).map(lambda depth: "a=" + "[" * depth + "]" * depth),
+    )
+)
+def test_any_text_is_toml_or_a_config_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.toml").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ConfigError):  # none of these has a key store
+        load(tmp_path / "config.toml", apis=APIS)

@@ -31,6 +31,7 @@ COMMANDS = {
     "metric": "Show what a server is doing: requests, response times, memory.",
     "log": "Follow the audit log or the error log of a server.",
     "migrate": "Move keys from one key store to another.",
+    "config": "Write configuration files of older releases in the present form.",
     "doctor": "Find out why a server does not start, or does not serve.",
     "tool": "Commands in the form of 2021.",
     "update": "Tell how to upgrade.",

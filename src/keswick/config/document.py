@@ -78,15 +78,15 @@ def parse(source: Source, text: str) -> "Section":
         raise source.error(None, "the file is empty")
     if not isinstance(top, yaml.MappingNode):
         example = "lines such as 'address: 0.0.0.0:7373' are expected"
-        raise source.error(_line(top), f"this is not a configuration: {example}")
-    return Section.of(source, "", _line(top), top)
+        raise source.error(line_of(top), f"this is not a configuration: {example}")
+    return Section.of(source, "", line_of(top), top)
 
 
 def _check_events(source: Source, text: str) -> None:
     """Look at the first document before nodes are made of it, which takes stack for every level."""
     depth = documents = 0
     for event in yaml.parse(text, Loader=LOADER):
-        line = _line(event)
+        line = line_of(event)
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents == 2:
@@ -269,7 +269,7 @@ class Section:
         if not isinstance(entry.node, yaml.SequenceNode):
             text = f"{entry.key!r} must be a list, with lines such as {example}, not {_kind(entry.node)}"
             raise self.source.error(entry.line, text)
-        return [Entry(entry.key, _line(node), node) for node in entry.node.value]
+        return [Entry(entry.key, line_of(node), node) for node in entry.node.value]
 
     def _value(self, entry: Entry, expand: bool, blank: bool = False) -> Value:
         node, line, key = entry.node, entry.line, entry.key
@@ -301,7 +301,7 @@ class Section:
         entries: dict[str, Entry] = {}
         merged: list[yaml.Node] = []
         for key_node, value_node in node.value:
-            line = _line(key_node)
+            line = line_of(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self.source.error(line, f"a key in {self.name} must be plain text, not {_kind(key_node)}")
             key = key_node.value
@@ -320,10 +320,10 @@ class Section:
         """`<<: *anchor`: the keys of another mapping, where they are not given here."""
         for other in node.value if isinstance(node, yaml.SequenceNode) else [node]:
             if not isinstance(other, yaml.MappingNode):
-                raise self.source.error(_line(node), "after '<<:' the anchor of a mapping is expected")
+                raise self.source.error(line_of(node), "after '<<:' the anchor of a mapping is expected")
             self.source.merges += 1
             if self.source.merges > _MOST_MERGES:
-                raise self.source.error(_line(node), f"there are more than {_MOST_MERGES} merges ('<<') in the file")
+                raise self.source.error(line_of(node), f"there are more than {_MOST_MERGES} merges ('<<') in the file")
             for key, entry in self._read(other).items():
                 entries.setdefault(key, entry)
 
@@ -350,7 +350,7 @@ def referenced(text: str) -> str | None:
     return text[2:-1].strip() if text.startswith("${") and text.endswith("}") else None
 
 
-def _line(part: yaml.Node | yaml.Event) -> int | None:
+def line_of(part: yaml.Node | yaml.Event) -> int | None:
     """None for nodes that were made of TOML."""
     return part.start_mark.line + 1 if part.start_mark else None
 

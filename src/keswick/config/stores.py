@@ -158,16 +158,12 @@ def read(section: Section) -> KeyStoreSection:
 
 def is_meaningless(key: Sequence[str]) -> bool:
     """Whether a key, named from the top of the document on, is one of a store that no longer does anything."""
-    if key[0] != "keystore":
-        return False
     for kind, shape in _SHAPES.items():
-        rest = list(key[1:])
-        if rest[: len(kind.split("."))] != kind.split("."):
-            continue
-        *sections, last = rest[len(kind.split(".")) :]
-        for section in sections:
-            shape = shape.sections.get(section, Shape())
-        return last in shape.meaningless
+        store = ("keystore", *kind.split("."))
+        if tuple(key[: len(store)]) == store:
+            for section in key[len(store) : -1]:
+                shape = shape.sections.get(section, Shape())
+            return key[-1] in shape.meaningless
     return False
 
 
@@ -188,6 +184,10 @@ def _without_empty(section: Section) -> Section:
     stores = [(kind, _store(section, kind), shape) for kind, shape in _OLD_SHAPES.items()]
     touched = [kind for kind, store, shape in stores if _is_touched(store, shape)]
     counting = [kind for kind, store, shape in stores if not store.is_blank(shape.required[0])]
+    if len(counting) > 1:  # a variable that is not set may be what makes them too many
+        for kind, store, shape in stores:
+            if kind in counting and kind not in _GONE:
+                store.value(shape.required[0])
     if counting:
         for kind, store, shape in stores:
             if kind in touched and kind not in counting:
