@@ -14,6 +14,7 @@ CONTENTS = {
     "Run a server": (
         "docs/configuration",
         "docs/configuration-old",
+        "docs/dialects",
         "docs/operations",
         "docs/migration",
         "docs/compatibility",
