@@ -10,12 +10,14 @@ sys.path.insert(0, str(ROOT / "src"))
 import keswick  # noqa: E402 - only the line above makes it known
 
 CONTENTS = {
+    "Begin": ("docs/concepts", "docs/coming-from-kes"),
     "Use": ("docs/cli", "docs/commands", "docs/client", "docs/api"),
     "Run a server": (
         "docs/configuration",
         "docs/configuration-old",
         "docs/dialects",
         "docs/operations",
+        "docs/management-server",
         "docs/migration",
         "docs/compatibility",
         "SECURITY",
