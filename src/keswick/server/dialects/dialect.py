@@ -67,7 +67,8 @@ def refusal(words: Words, *, first: Callable[[Call], str] = lambda call: "") -> 
         if error.status == 405:
             method = "POST" if error.right_method == "PUT" else error.right_method
             return old_error(405, "Method Not Allowed", Headers([*OLD_ERROR, ("Accept", method)]))
-        if message := first(call):
+        is_of_policy = error.status == 403 or error.message.startswith("tls: ")
+        if is_of_policy and (message := first(call)):
             return old_error(400, message)
         for beginning, reworded in words.items():
             if error.message.startswith(beginning):

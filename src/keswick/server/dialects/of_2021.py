@@ -52,13 +52,14 @@ def _not_like(pattern: str) -> str:
     return f"request URL path does not match API pattern: {pattern}"
 
 
-def _unnamed(call: Call, error: ApiError) -> tuple[int, str]:
-    return 400, _not_like(_pattern(call))
+def _bad_name(call: Call, error: ApiError) -> tuple[int, str]:
+    is_empty = " '' " in error.message
+    return 400, _misplaced(call) or (_not_like(_pattern(call)) if is_empty else error.message)
 
 
-def _no_identity(call: Call, error: ApiError) -> tuple[int, str]:
+def _bad_identity(call: Call, error: ApiError) -> tuple[int, str]:
     in_body = call.path.startswith("/v1/policy/assign/")
-    return (400, "identity is unknown") if in_body else _unnamed(call, error)
+    return (400, "identity is unknown") if in_body else _bad_name(call, error)
 
 
 def _invalid_key(call: Call, error: ApiError) -> tuple[int, str]:
@@ -79,9 +80,9 @@ _WORDS_2022: Words = {
     "failed to read key": "bad gateway: failed to access key",
     "failed to delete key": "bad gateway: failed to delete key",
     "failed to list keys": "bad gateway: failed to list keys",
-    "key name '' ": _unnamed,
-    "policy name '' ": _unnamed,
-    "identity '' ": _no_identity,
+    "key name '": _bad_name,
+    "policy name '": _bad_name,
+    "identity '": _bad_identity,
 }
 _WORDS_2021 = {
     **_WORDS_2022,

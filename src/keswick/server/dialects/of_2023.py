@@ -56,8 +56,8 @@ def _misnamed(call: Call) -> str:
 
 
 def _bad_name(call: Call, error: ApiError) -> tuple[int, str]:
-    """Of a name that was sound then and is not today."""
-    return 400, "invalid argument: name contains invalid character"
+    """A name may have been sound then, and not be today."""
+    return 400, _misnamed(call) or "invalid argument: name contains invalid character"
 
 
 def _bad_body(call: Call, error: ApiError) -> tuple[int, str]:
