@@ -142,11 +142,14 @@ Glob = Callable[[str], bool]
 
 async def key_names(call: Call, matches: Glob) -> list[str]:
     """All names of keys that match, sorted; there were no pages. Raises ApiError 502."""
+
+    def matching() -> list[str]:
+        return sorted(filter(matches, call.state.store.list("")))
+
     try:
-        names = await call.runtime.blocking(call.state.store.list, "")
+        return await call.runtime.blocking(matching)
     except KeyStoreError as error:
         raise call.failed("failed to list keys", error) from error
-    return sorted(filter(matches, names))
 
 
 def json_lines(values: Sequence[Mapping[str, Any]], headers: Headers = NDJSON) -> Reply:
