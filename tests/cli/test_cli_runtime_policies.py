@@ -11,7 +11,7 @@ import pytest
 
 from keswick.identity import APIKey
 from support.cli import Result, kes, kes_on_terminal
-from support.fake_server import free_port
+from support.fake_server import Answer, fake_server, free_port
 from support.server import RunningServer, running, start_server
 
 APP, OTHER, LEADER = (APIKey.generate() for _ in range(3))
@@ -188,6 +188,19 @@ def test_on_a_terminal_not_a_word(server: RunningServer, tmp_path: Path) -> None
     code, shown = kes_on_terminal("policy", "add", "t", env=server.environment)
     assert code == 1
     assert "no policy specified: standard input is a terminal; write the policy into a pipe or a file" in shown
+
+
+def test_the_list_of_a_server_of_2021(tmp_path: Path) -> None:
+    body = f'{{"identity":"{APP.identity}","policy":"app"}}\n'.encode()
+
+    def reply(method: str, path: str) -> Answer:
+        if path.startswith("/v1/identity/list/"):
+            return Answer(body=body, content_type="application/x-ndjson")
+        return Answer(404, b"404 page not found\n", "text/plain")
+
+    with fake_server(tmp_path, reply) as old:
+        environment = {"KES_SERVER": old.endpoint, "KES_API_KEY": APP.text}
+        assert kes("identity", "list", "-k", env=environment) == (0, body.decode(), "")
 
 
 def test_of_several_servers_each_is_told(server: RunningServer, tmp_path: Path) -> None:

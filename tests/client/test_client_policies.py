@@ -13,6 +13,7 @@ from keswick.client import (
     APIError,
     Client,
     IdentityIsAdmin,
+    IdentityNotFound,
     InvalidName,
     InvalidPolicy,
     NotServed,
@@ -261,6 +262,29 @@ def test_a_server_of_2022_has_other_paths(tmp_path: Path, unknown: Answer) -> No
             f"DELETE /v1/identity/forget/{OTHER}",
             f"DELETE /v1/identity/delete/{OTHER}",
         ]
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        Answer(body=json.dumps({OTHER: "a", "x": "b"}).encode(), content_type="text/plain; charset=utf-8"),
+        Answer(body=f'{{"identity":"{OTHER}","policy":"a"}}\n'.encode(), content_type="application/x-ndjson"),
+    ],
+)
+def test_a_server_of_2021_tells_policies_in_its_list(tmp_path: Path, listed: Answer) -> None:
+    unknown = Answer(404, b"404 page not found\n", "text/plain")
+
+    def reply(method: str, path: str) -> Answer:
+        return listed if path.startswith("/v1/identity/list/") else unknown
+
+    with (
+        fake_server(tmp_path, reply) as server,
+        Client(server.endpoint, api_key=APP, ca_file=server.ca_file) as client,
+    ):
+        info = client.describe_identity(OTHER)
+        assert (info.identity, info.is_admin, info.policy) == (OTHER, False, "a")
+        with pytest.raises(IdentityNotFound, match="identity does not exist"):
+            client.describe_identity("6" * 64)
 
 
 def test_a_lost_answer_is_asked_for_again(tmp_path: Path) -> None:

@@ -102,8 +102,15 @@ def read_policy(name: str) -> Call[Policy]:
 
 
 def describe_identity(identity: str) -> Call[IdentityInfo]:
+    """Servers before 2022 tell the policy of an identity only in their list."""
     path = _path("/v1/identity/describe/", identity, "identity")
-    return Call("GET", path, partial(replies.identity_info, identity=identity))
+    listed = _path("/v1/identity/list/", identity, "identity")
+    of_old = Call("GET", listed, partial(replies.listed_identity, identity=identity))
+
+    def after(refusal: APIError) -> Call[IdentityInfo] | APIError:
+        return of_old if isinstance(refusal, NotServed) else refusal
+
+    return Call("GET", path, partial(replies.identity_info, identity=identity), after=after)
 
 
 def describe_self() -> Call[tuple[IdentityInfo, Policy | None]]:

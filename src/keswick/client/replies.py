@@ -81,6 +81,18 @@ def identity_info(reply: Reply, identity: str) -> IdentityInfo:
     return _identity(fields, identity, _text(fields, "policy"))
 
 
+def listed_identity(reply: Reply, identity: str) -> IdentityInfo:
+    """From a list of before 2022: a line for each with its policy, or a map. Raises IdentityNotFound."""
+    if reply.media_type == "application/x-ndjson":
+        lines = [_json(reply, line) for line in reply.body.splitlines()]
+        policies = {_text(line, "identity"): line.get("policy") for line in lines if isinstance(line, dict)}
+    else:
+        policies = _object(reply)
+    if identity not in policies:
+        raise refusal(404, "identity does not exist")
+    return _identity({}, identity, _text(policies, identity))
+
+
 def self_info(reply: Reply) -> tuple[IdentityInfo, Policy | None]:
     """The name of the policy stands in it today, beside it in 2022."""
     fields = _object(reply)
