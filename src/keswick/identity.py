@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from keswick import _native, pem
 
+_IDENTITY = re.compile("[0-9a-f]{64}")
 _LABEL = r"(?!-)[0-9A-Za-z_-]{1,63}(?<!-)"
 _DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z)(?:\*\.)?(?:{_LABEL}\.)*{_LABEL}\.?")
 
@@ -17,6 +18,11 @@ _DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z)(?:\*\.)?(?:{_LABEL}\.)*{_LABEL}\.?")
 def identity_of(public_key_der: bytes) -> str:
     """64 lower-case hex digits: the SHA-256 of a DER SubjectPublicKeyInfo."""
     return hashlib.sha256(public_key_der).hexdigest()
+
+
+def is_identity(text: str) -> bool:
+    """Whether it is what `identity_of` makes of a key. Any other text matches nobody."""
+    return _IDENTITY.fullmatch(text) is not None
 
 
 class APIKey:

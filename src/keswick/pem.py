@@ -35,16 +35,27 @@ class Block(NamedTuple):
 
 def blocks(text: str) -> list[Block]:
     """The PEM blocks of a text, in order; what stands between them is passed over. ValueError if a block is broken."""
-    found = []
-    for match in _BLOCK.finditer(text):
-        try:
-            der = binascii.a2b_base64("".join(match["body"].split()), strict_mode=True)
-        except binascii.Error:
-            raise ValueError(f"the PEM block '{match['label']}' is not valid base64") from None
-        found.append(Block(match["label"], match["headers"], der, match[0] + "\n"))
+    found = [_block(match) for match in _BLOCK.finditer(text)]
     if len(found) != text.count("-----BEGIN "):
         raise ValueError("a PEM block is broken or has no end")
     return found
+
+
+def first(text: str) -> Block:
+    """The first PEM block of a text; what stands behind it is not looked at. ValueError if there is none or it is
+    broken."""
+    match = _BLOCK.search(text)
+    if match is None or "-----BEGIN " in text[: match.start()]:
+        raise ValueError("there is no PEM block, or it is broken or has no end")
+    return _block(match)
+
+
+def _block(match: re.Match[str]) -> Block:
+    try:
+        der = binascii.a2b_base64("".join(match["body"].split()), strict_mode=True)
+    except binascii.Error:
+        raise ValueError(f"the PEM block '{match['label']}' is not valid base64") from None
+    return Block(match["label"], match["headers"], der, match[0] + "\n")
 
 
 def encode(label: str, der: bytes) -> str:

@@ -135,6 +135,12 @@ class TooManyCertificates(APIError):
     advice = "leave one certificate in the file, and those of authorities"
 
 
+class InvalidCertificate(APIError):
+    """What a TLS proxy in between forwarded as the client's certificate is none."""
+
+    advice = "the proxy must forward the certificate as escaped PEM or as base64 of its DER"
+
+
 class NotServed(APIError):
     """The server does not have this API."""
 
@@ -225,6 +231,7 @@ _REFUSALS: tuple[tuple[int, str, type[APIError]], ...] = (
     (400, r"(tls: client certificate is required|no client certificate is present)\Z", CertificateRequired),
     (400, r"tls: received more than one client certificate\Z", TooManyCertificates),
     (400, r"too many (client certificates are present|identities: more than one certificate)", TooManyCertificates),
+    (400, r"invalid client certificate\Z", InvalidCertificate),
     (404, r"404 page not found\Z", NotServed),
     (405, r"", NotServed),
     (501, r"", NotServed),

@@ -22,7 +22,9 @@ from keswick.config.model import (
     Metrics,
     Policy,
     Proxy,
+    ProxyProtocol,
     RemoteStore,
+    Stop,
 )
 from keswick.config.readings import differing_rules
 from keswick.config.syntax import parse
@@ -43,7 +45,9 @@ __all__ = [
     "Metrics",
     "Policy",
     "Proxy",
+    "ProxyProtocol",
     "RemoteStore",
+    "Stop",
     "differing_rules",
     "load",
     "parse_address",

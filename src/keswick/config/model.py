@@ -26,6 +26,8 @@ class Proxy:
 
     identities: tuple[str, ...] = ()
     header: str = ""
+    admin: bool = True
+    """Whether a forwarded certificate may be that of the admin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,26 @@ class Metrics:
 
     address: Address
     tls: bool = False
+    proxy_protocol: "ProxyProtocol | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyProtocol:
+    """From which networks, such as `10.0.0.0/8`, connections begin with a PROXY header, version 2, and how many seconds
+    it may take. From elsewhere none may."""
+
+    networks: tuple[str, ...]
+    timeout: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The end of a server, in seconds: how long it still serves everything but says that it is not ready; how long idle
+    connections may bring one more request then; how long running requests may take then."""
+
+    delay: float = 0.0
+    linger: float = 2.0
+    drain: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +151,10 @@ class Config:
     log: Log = Log()
     keys: tuple[str, ...] = ()
     metrics: Metrics | None = None
+    proxy_protocol: ProxyProtocol | None = None
+    stop: Stop = Stop()
+    limits: Mapping[str, float] = field(default_factory=dict)
+    """The bounds of the transport that are set, by the names of the native part's DEFAULT_LIMITS; times in seconds."""
     form: str = PRESENT
     """Of the file: `2020`, `2021`, `transitional` or `2025`, the present one."""
     dialect: str = PRESENT

@@ -7,11 +7,26 @@ spoke: what was valid then must start a server.
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv6Network, ip_address, ip_network
 
 from keswick import policy
 from keswick.config import address, duration, level, stores
 from keswick.config.document import Section, Value, nearest, shortened
-from keswick.config.model import API, PRESENT, TLS, Address, Cache, Config, Log, Metrics, Policy, Proxy
+from keswick.config.limits import RANGES, is_duration
+from keswick.config.model import (
+    API,
+    PRESENT,
+    TLS,
+    Address,
+    Cache,
+    Config,
+    Log,
+    Metrics,
+    Policy,
+    Proxy,
+    ProxyProtocol,
+    Stop,
+)
 from keswick.names import NAME_RULE, is_name
 
 DIALECTS = ("2021", "2022", "2023", PRESENT)
@@ -68,7 +83,7 @@ def read(
     """
     document.only(
         *("version", "compatibility", "runtime_policies", "address", "admin", "tls", "api", "policy", "cache", "log"),
-        *("keys", "keystore", "metrics"),
+        *("keys", "keystore", "metrics", "proxy_protocol", "stop", "limits"),
     )
     _check_version(document)
     rules = _Rules(form, dialect or _dialect(document), by_flags)
@@ -86,7 +101,10 @@ def read(
         keys=_keys(document),
         keystore=stores.read(document.section("keystore")),
         address=listen,
-        metrics=_metrics(document, listen) if "metrics" in document else None,
+        metrics=_metrics(document, listen, rules) if "metrics" in document else None,
+        proxy_protocol=_proxy_protocol(document, rules),
+        stop=_stop(document.section("stop"), rules),
+        limits=_limits(document.section("limits"), rules),
         form=form,
         dialect=rules.dialect,
         runtime_policies=rules.is_lenient if runtime_policies is None else runtime_policies,
@@ -137,7 +155,7 @@ def _tls(section: Section, admin: str, rules: _Rules) -> TLS:
         ca=_optional(section, "ca"),
         auth=True if auth is None and rules.is_lenient else auth,
         auth_implied=auth is None and rules.is_lenient,
-        proxy=_proxy(section.section("proxy").only("identities", "header"), admin, rules),
+        proxy=_proxy(section.section("proxy").only("identities", "header", "admin"), admin, rules),
     )
 
 
@@ -156,12 +174,14 @@ def _proxy(section: Section, admin: str, rules: _Rules) -> Proxy:
         _refuse_api_key(identity)
         if identity.text == admin:
             raise identity.error(f"the identity {identity.shown} in 'tls.proxy.identities' is the admin already")
+    forwarded_admin = _switch(section, "admin", _SWITCH)
+    forwarded_admin = True if forwarded_admin is None else forwarded_admin
     if not identities:
-        return Proxy(header=_optional(header, "cert") or "")
+        return Proxy(header=_optional(header, "cert") or "", admin=forwarded_admin)
     name = header.required("cert", "name the header in which the proxies forward certificates")
     if _HEADER.fullmatch(name.text) is None:
         raise name.error("'tls.proxy.header.cert' is not the name of a header, such as 'X-Tls-Client-Cert'")
-    return Proxy(tuple(identity.text for identity in identities), name.text)
+    return Proxy(tuple(identity.text for identity in identities), name.text, forwarded_admin)
 
 
 def _apis(section: Section, known: Mapping[str, bool], rules: _Rules) -> dict[str, API]:
@@ -272,13 +292,72 @@ def _keys(document: Section) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _metrics(document: Section, listen: Address) -> Metrics:
-    section = document.section("metrics").only("address", "tls")
+def _metrics(document: Section, listen: Address, rules: _Rules) -> Metrics:
+    section = document.section("metrics").only("address", "tls", "proxy_protocol")
     value = section.required("address", "write for example 'address: 127.0.0.1:7374'")
     own = _address(value)
     if own == listen:
         raise value.error("'metrics.address' must differ from 'address'; choose another port")
-    return Metrics(own, tls=_switch(section, "tls", _SWITCH) or False)
+    return Metrics(own, _switch(section, "tls", _SWITCH) or False, _proxy_protocol(section, rules))
+
+
+def _proxy_protocol(around: Section, rules: _Rules) -> ProxyProtocol | None:
+    if "proxy_protocol" not in around:
+        return None
+    section = around.section("proxy_protocol").only("from", "timeout")
+    networks = section.values("from")
+    if not networks:
+        raise section.error(f"'{section.key}.from' is missing: list the networks of the proxies, such as '10.0.0.0/8'")
+    default = ProxyProtocol(())
+    return ProxyProtocol(
+        networks=tuple(_network(value) for value in networks),
+        timeout=_between(section, "timeout", default.timeout, 0.1, 60.0, rules),
+    )
+
+
+def _network(value: Value) -> str:
+    try:
+        network = ip_network(value.text, strict=False)
+    except ValueError:
+        raise value.error(
+            f"{value.key!r} holds {value.shown}, which is no network; write for example '10.0.0.0/8', or an address"
+        ) from None
+    if not network.prefixlen:
+        raise value.error(
+            f"{value.key!r} holds {value.shown}, which is every address: whoever connects could then claim any; list "
+            "the networks of the proxies alone"
+        )
+    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
+        raise value.error(f"{value.key!r} holds {value.shown}; write an IPv4 network as such, as in '10.0.0.0/8'")
+    address = value.text.partition("/")[0]
+    if ip_address(address) != network.network_address:
+        raise value.error(f"{value.key!r} holds {value.shown}, which lies within a network; write '{network}'")
+    return str(network)
+
+
+def _stop(section: Section, rules: _Rules) -> Stop:
+    section.only("delay", "linger", "drain")
+    default = Stop()
+    return Stop(
+        delay=_between(section, "delay", default.delay, 0.0, 3600.0, rules),
+        linger=_between(section, "linger", default.linger, 0.0, 3600.0, rules),
+        drain=_between(section, "drain", default.drain, 0.0, 3600.0, rules),
+    )
+
+
+def _limits(section: Section, rules: _Rules) -> dict[str, float]:
+    section.only(*RANGES)
+    return {name: _limit(section, name, rules) for name in RANGES if name in section}
+
+
+def _limit(section: Section, name: str, rules: _Rules) -> float:
+    least, most = RANGES[name]
+    if is_duration(name):
+        return _between(section, name, least, least, most, rules)
+    value = section.required(name)
+    if re.fullmatch("[0-9]{1,15}", value.text) is None or not least <= int(value.text) <= most:
+        raise value.error(f"{value.key!r} must be a whole number from {least:.0f} to {most:.0f}, not {value.shown}")
+    return int(value.text)
 
 
 def _refuse_api_key(identity: Value) -> None:
@@ -323,6 +402,15 @@ def _duration(section: Section, key: str, default: float, rules: _Rules) -> floa
         raise value.error(f"{value.key!r} is {value.shown}: {failure}") from None
     if seconds < 0:
         raise value.error(f"{value.key!r} is {value.shown}, but cannot be negative; to switch it off, write '0s'")
+    return seconds
+
+
+def _between(section: Section, key: str, default: float, least: float, most: float, rules: _Rules) -> float:
+    seconds = _duration(section, key, default, rules)
+    if not least <= seconds <= most:
+        value = section.required(key)
+        bounds = f"from '{duration.format(least)}' to '{duration.format(most)}'"
+        raise value.error(f"{value.key!r} must be a duration {bounds}, not {value.shown}")
     return seconds
 
 

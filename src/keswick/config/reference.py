@@ -6,6 +6,9 @@ The readers do not use it. Tests drive them with each key that stands here, and 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from keswick.config import duration
+from keswick.config.limits import DEFAULT_LIMITS, RANGES, is_duration
+
 
 class Key(NamedTuple):
     """A key within a section, and what an operator has to know of it. Texts are Markdown."""
@@ -38,8 +41,46 @@ _FILES = "path of a PEM file or a folder of them"
 _LEVEL = "level"
 _TEXT = "text"
 
+_FROM = (
+    "the networks of TCP proxies, from which each connection must begin with a PROXY header, version 2; from elsewhere "
+    "none may",
+    "list of networks",
+    ("10.0.0.0/8", "192.168.7.1"),
+)
+_HEADER_TIME = ("how long it may take to come", _DURATION, "2s")
+
 _ENDPOINT = "URL"
 _STORE_CA = Key("tls.ca", "whom to trust when the store is called", _FILES, "/etc/kes/store-ca.crt")
+
+_BOUNDS = {
+    "connections": ("at the same time", "20000"),
+    "handshakes": ("that are not finished", "2000"),
+    "handshakes_per_address": ("that are not finished, from one address", "500"),
+    "handshake_seconds": ("for a handshake", "5s"),
+    "header_bytes": ("of the header of a request", "32768"),
+    "headers": ("lines of the header of a request", "200"),
+    "header_seconds": ("for the header of a request", "10s"),
+    "idle_seconds": ("that a connection may be idle", "5m"),
+    "body_seconds": ("for the body of a request", "30s"),
+    "write_seconds": ("that a client may take to read", "1m"),
+    "streams": ("requests at the same time on one HTTP/2 connection", "500"),
+    "requests": ("at the same time", "4000"),
+    "buffered_bytes": ("of bodies and answers in memory", "134217728"),
+    "drained_bytes": ("of a body beyond its limit that are read and dropped", "1000000"),
+}
+"""Of each limit its meaning and an example."""
+
+
+def _bound(name: str, meaning: str, example: str) -> Key:
+    least, most = RANGES[name]
+    if is_duration(name):
+        value = f"duration from `{duration.format(least)}` to `{duration.format(most)}`"
+        otherwise = duration.format(DEFAULT_LIMITS[name])
+    else:
+        value = f"number from {least:.0f} to {most:.0f}"
+        otherwise = f"{DEFAULT_LIMITS[name]:.0f}"
+    return Key(name, meaning, value, example, otherwise=f"`{otherwise}`", own=True)
+
 
 REFERENCE: Mapping[str, tuple[Key, ...]] = {
     "": (
@@ -103,6 +144,14 @@ REFERENCE: Mapping[str, tuple[Key, ...]] = {
             "name of a header",
             "X-Tls-Client-Cert",
             needed="proxy.identities",
+        ),
+        Key(
+            "proxy.admin",
+            "may a forwarded certificate be that of the administrator? Whoever controls a proxy could do everything",
+            _SWITCH,
+            "off",
+            default="on",
+            own=True,
         ),
     ),
     "api.*": (
@@ -181,7 +230,33 @@ REFERENCE: Mapping[str, tuple[Key, ...]] = {
             own=True,
         ),
         Key("tls", "use the server's certificate?", _SWITCH, "on", default="off", own=True),
+        Key("proxy_protocol.from", *_FROM, needed="proxy_protocol", own=True),
+        Key("proxy_protocol.timeout", *_HEADER_TIME, otherwise="`5s`", own=True),
     ),
+    "proxy_protocol": (
+        Key("from", *_FROM, needed="", own=True),
+        Key("timeout", *_HEADER_TIME, default="5s", own=True),
+    ),
+    "stop": (
+        Key(
+            "delay",
+            "after SIGTERM, how long everything is still served while `/v1/ready` says 503, so that balancers notice",
+            _DURATION,
+            "10s",
+            default="0s",
+            own=True,
+        ),
+        Key(
+            "linger",
+            "then, how long idle connections may bring one more request, which is answered with `Connection: close`",
+            _DURATION,
+            "5s",
+            default="2s",
+            own=True,
+        ),
+        Key("drain", "then, how long running requests may take", _DURATION, "30s", default="15s", own=True),
+    ),
+    "limits": tuple(_bound(name, *described) for name, described in _BOUNDS.items()),
     "keystore.fs": (
         Key(
             "path",

@@ -18,6 +18,7 @@ from keswick._native import Certificate
 from keswick.config import TLS, Address, Config, ConfigError, FSStore
 from keswick.crypto import KeyFormatError, SecretKey
 from keswick.doctor import Check, Finding, certificates, failed, milliseconds, ok, rights, warning
+from keswick.identity import is_identity
 from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError
 from keswick.names import is_name
 from keswick.server import routes, tls
@@ -154,7 +155,7 @@ class _Configured:
 
     def admin(self) -> Iterator[Finding]:
         admin = self.config.admin
-        if _is_identity(admin):
+        if is_identity(admin):
             yield ok(f"the admin is {admin}")
         elif len(admin) > _IDENTITY_DIGITS // 2 and set(admin) <= set("0123456789abcdefABCDEF"):
             yield warning(
@@ -187,7 +188,7 @@ class _Configured:
         if not policy.identities:
             yield warning("nobody has it: name the identities that it is for, or remove it")
         for identity in policy.identities:
-            if not _is_identity(identity):
+            if not is_identity(identity):
                 yield warning(
                     f"'{identity}' has not the form of an identity, which is {_IDENTITY_DIGITS} digits from 0 to f: "
                     "it matches nobody; compute it anew with 'kes identity of'"
@@ -435,10 +436,6 @@ def _clock(file: str) -> Iterator[Finding]:
         )
     else:
         yield ok("it may be right")
-
-
-def _is_identity(text: str) -> bool:
-    return len(text) == _IDENTITY_DIGITS and set(text) <= set("0123456789abcdef")
 
 
 def _decoded(path: str) -> str:

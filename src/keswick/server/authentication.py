@@ -1,38 +1,35 @@
-"""From a connection's certificates to an identity, once per connection, and from an identity to permission, once per
-request."""
+"""From a request to who sent it, and from an identity to permission.
 
-from keswick._native import Certificate, Connection
-from keswick.identity import identity_of
+The certificates of a connection make an identity once. When it is that of a TLS proxy, each request has a sender of its
+own, whom the proxy names.
+"""
+
+from keswick._native import Connection
+from keswick.server.call import Call
+from keswick.server.caller import REQUIRED, Caller, caller_with
 from keswick.server.replies import ApiError
 from keswick.server.routes import ANYONE, PERMITTED, Route
 from keswick.server.state import State
 
 
-class Caller:
-    """Who is at the other end of a connection: an identity, or why there is none."""
-
-    __slots__ = ("identity", "problem")
-
-    def __init__(self, certificates: list[bytes]) -> None:
-        """Certificates of authorities are passed over; exactly one other must remain."""
-        leaves = [certificate for der in certificates if not (certificate := Certificate(der)).is_ca]
-        self.identity = identity_of(leaves[0].public_key) if len(leaves) == 1 else ""
-        self.problem = (
-            "tls: client certificate is required"
-            if not leaves
-            else "tls: received more than one client certificate"
-            if len(leaves) > 1
-            else ""
-        )
+def identify(call: Call) -> Caller:
+    """Who sent the request; the call knows it from now on, and the proxy that it came through."""
+    caller = _at_the_end_of(call.request.connection)
+    forwarding = call.state.forwarding
+    if forwarding is not None and caller.identity in forwarding.proxies:
+        call.via = caller.identity
+        caller = forwarding.caller_of(call.request)
+    call.identity = caller.identity
+    return caller
 
 
-def caller_of(connection: Connection) -> Caller:
+def _at_the_end_of(connection: Connection) -> Caller:
     caller: Caller | None = connection.state
     if caller is None:
         try:
-            caller = Caller(connection.certificates)
+            caller = caller_with(connection.certificates)
         except ValueError:  # a further certificate of the chain, which no handshake looked at, is no certificate
-            caller = Caller([])
+            caller = Caller("", REQUIRED)
         connection.state = caller
     return caller
 
@@ -40,9 +37,12 @@ def caller_of(connection: Connection) -> Caller:
 def authorize(state: State, route: Route, path: str, caller: Caller) -> None:
     """Raises ApiError: 400 without one certificate, 403 when it may not. A refused, an unassigned and an unknown
     identity look the same."""
+    problem = caller.problem
     if route.access is ANYONE or path in state.open:
+        if problem is not None and problem.always:
+            raise problem.error()
         return
-    if caller.problem:
-        raise ApiError(400, caller.problem)
+    if problem is not None:
+        raise problem.error()
     if route.access is PERMITTED and not state.access.permits(caller.identity, path):
         raise ApiError(403, "not authorized: insufficient permissions")

@@ -22,11 +22,11 @@ class Call:
     """A request that passed routing and authentication.
 
     `path`: decoded; route, policy and audit log see this one. `resource`: what follows the route's prefix. `api`: the
-    index of the route. `identity`: of the caller, empty when it has none. `state`: the configuration it began with and
-    keeps to.
+    index of the route. `identity`: of the caller, empty when it has none. `via`: of the TLS proxy that the request
+    came through. `state`: the configuration it began with and keeps to.
     """
 
-    __slots__ = ("api", "identity", "path", "request", "resource", "runtime", "started", "state")
+    __slots__ = ("api", "identity", "path", "request", "resource", "runtime", "started", "state", "via")
 
     def __init__(self, runtime: Runtime, state: State, request: Request, api: int, started: float) -> None:
         self.runtime = runtime
@@ -37,6 +37,7 @@ class Call:
         self.path = ""
         self.resource = ""
         self.identity = ""
+        self.via = ""
 
     @property
     def timeout(self) -> float:
@@ -99,6 +100,7 @@ class Call:
             "req.path": self.path,
             "req.ip": self.request.connection.peer,
             "req.identity": self.identity,
+            "req.via": self.via,
         }
 
     def end_in_time(self, stream: Stream) -> None:

@@ -28,6 +28,7 @@ from keswick.server.banner import banner
 from keswick.server.cache import KeyCache
 from keswick.server.console import STDERR, Console
 from keswick.server.faults import describe
+from keswick.server.forwarded import Forwarding
 from keswick.server.logs import AuditLog, ErrorLog
 from keswick.server.metrics import Metrics
 from keswick.server.options import ServerOptions
@@ -36,6 +37,7 @@ from keswick.server.runtime import Runtime
 from keswick.server.second import MetricsListener
 from keswick.server.service import Service
 from keswick.server.settings import check, configured, development
+from keswick.server.signals import Signals
 from keswick.server.state import State
 from keswick.server.store import MeasuredStore
 from keswick.server.tls import ServerTLS
@@ -121,7 +123,7 @@ class _Process:
         self._certificate = _load_tls(config)
         store = self._open_store(config)
         await self._create_predefined(config, store)
-        state = State.of(config, self._runtime.started_at, timeouts(config), store, self._new_cache(config, store))
+        state = self._state(config, store, self._new_cache(config, store), self._certificate)
         self._configure_logs(state)
         self._service = Service(self._runtime, state)
         self._server = listen(self._service.handle, config.address, self._certificate.tls, body_limits(config))
@@ -129,9 +131,10 @@ class _Process:
         self._second = self._listen_second(config)
         self._register_gauges()
         loop = self._runtime.loop
-        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
-        loop.add_signal_handler(signal.SIGTERM, self._stop_asked.set)
-        loop.add_signal_handler(signal.SIGINT, self._stop_asked.set)
+        signals = Signals(loop)
+        signals.on(signal.SIGHUP, self._reload_asked.set)
+        signals.on(signal.SIGTERM, self._stop_asked.set)
+        signals.on(signal.SIGINT, self._stop_asked.set)
         self._say(self._banner(config))
         for warning in (*config.warnings, *store.warnings()):
             self._runtime.errors.warn(warning)
@@ -160,6 +163,10 @@ class _Process:
             offline=expiry.offline,
             executor=self._executor,
         )
+
+    def _state(self, config: Config, store: KeyStore, cache: KeyCache[SecretKey], certificate: ServerTLS) -> State:
+        forwarding = Forwarding.configured(config, certificate.verifier, self._runtime.errors)
+        return State.of(config, self._runtime.started_at, timeouts(config), store, cache, forwarding)
 
     async def _create_predefined(self, config: Config, store: KeyStore) -> None:
         """Make the keys that the configuration names; those that are there already are left alone."""
@@ -267,8 +274,10 @@ class _Process:
         blocking = self._runtime.blocking
         config = self._service.state.config
         config = dataclasses.replace(config, tls=(await blocking(configured, self._options)).tls)
-        self._use_tls(await blocking(_load_tls, config))
-        self._service.adopt(dataclasses.replace(self._service.state, config=config))
+        certificate = await blocking(_load_tls, config)
+        forwarding = Forwarding.configured(config, certificate.verifier, self._runtime.errors)
+        self._use_tls(certificate)
+        self._service.adopt(dataclasses.replace(self._service.state, config=config, forwarding=forwarding))
 
     async def _take_over(self) -> None:
         """Put the configuration of the file in force, all of it or nothing."""
@@ -286,7 +295,7 @@ class _Process:
             cache = self._new_cache(config, store)
         try:
             await self._create_predefined(config, store)
-            state = await blocking(State.of, config, self._runtime.started_at, timeouts(config), store, cache)
+            state = await blocking(self._state, config, store, cache, certificate)
         except BaseException:
             if store is not old.store:
                 store.close()
@@ -328,7 +337,6 @@ class _Process:
             (signal.SIGTERM, signal.SIG_DFL),
             (signal.SIGINT, signal.SIG_DFL),
         ):
-            loop.remove_signal_handler(number)
             signal.signal(number, action)
         self._runtime.draining = True
         self._server.drain()

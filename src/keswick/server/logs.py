@@ -193,6 +193,7 @@ class ErrorLog(_Log[_Message]):
     def __init__(self, level: int = INFO, *, file: int = 2, queue_events: int = QUEUE_EVENTS) -> None:
         super().__init__(file, queue_events)
         self.level = level
+        self._warned: set[str] = set()
         self._encode = msgspec.json.Encoder().encode
 
     def error(self, message: str, attributes: Mapping[str, object] | None = None) -> None:
@@ -201,6 +202,12 @@ class ErrorLog(_Log[_Message]):
 
     def warn(self, message: str, attributes: Mapping[str, object] | None = None) -> None:
         self._log(WARN, message, attributes)
+
+    def warn_once(self, message: str, attributes: Mapping[str, object] | None = None) -> None:
+        """Log a warning, unless the same message was one before. It must be one of a few."""
+        if message not in self._warned:
+            self._warned.add(message)
+            self.warn(message, attributes)
 
     def info(self, message: str, attributes: Mapping[str, object] | None = None) -> None:
         self._log(INFO, message, attributes)

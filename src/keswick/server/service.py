@@ -11,10 +11,11 @@ from functools import partial
 from urllib.parse import quote
 
 from keswick._native import Request
-from keswick.server.authentication import authorize, caller_of
+from keswick.server.authentication import authorize, identify
 from keswick.server.call import Answer, Call, Handler
 from keswick.server.dialects import DIALECTS
 from keswick.server.faults import describe
+from keswick.server.forwarded import client_address
 from keswick.server.metrics import Recorder
 from keswick.server.replies import INTERNAL_ERROR, ApiError, Reply, redirect
 from keswick.server.routes import UNKNOWN, UncleanPath, handlers, lacking_slash, resolve
@@ -71,8 +72,7 @@ class Service:
 
     def _walk(self, call: Call) -> Answer:
         request = call.request
-        caller = caller_of(request.connection)
-        call.identity = caller.identity
+        caller = identify(call)
         try:
             route, call.path, call.resource = resolve(request.path)
         except UncleanPath as unclean:
@@ -120,8 +120,9 @@ class Service:
         recorder.observe(call.api, status, duration)
         audit = self.runtime.audit
         if audit.active:
-            peer = call.request.connection.peer
-            audit.record(time.time_ns(), peer, call.path, call.identity, status, int(duration * 1e9))
+            request = call.request
+            ip = (client_address(request) if call.via else None) or request.connection.peer
+            audit.record(time.time_ns(), ip, call.path, call.identity, status, int(duration * 1e9), call.via)
 
     # --- on the main thread ---
 

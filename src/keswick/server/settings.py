@@ -4,7 +4,7 @@ import dataclasses
 
 from keswick import keystore
 from keswick.config import PRESENT, TLS, Config, ConfigError, Log, MemoryStore, differing_rules, load, parse_address
-from keswick.identity import APIKey
+from keswick.identity import APIKey, is_identity
 from keswick.server import tls
 from keswick.server.addresses import to_bind
 from keswick.server.options import ServerOptions
@@ -20,6 +20,7 @@ def configured(options: ServerOptions) -> Config:
     if config.tls is not None:
         config = dataclasses.replace(config, tls=_with_tls(config.tls, options))
     config = dataclasses.replace(config, admin=_admin(config, options.root))
+    config = dataclasses.replace(config, warnings=(*config.warnings, *_proxy_warnings(config)))
     if options.address is not None:
         config = dataclasses.replace(config, address=parse_address(options.address, "--addr"))
     return config
@@ -38,8 +39,6 @@ def _no_file(options: ServerOptions) -> str:
 
 
 def _with_tls(section: TLS, options: ServerOptions) -> TLS:
-    if section.proxy.identities:
-        raise ConfigError("tls.proxy: this version does not take forwarded certificates; remove 'tls.proxy.identities'")
     section = dataclasses.replace(section, key=options.key or section.key, cert=options.cert or section.cert)
     for flag, path, what in (("key", section.key, "private key"), ("cert", section.cert, "certificate")):
         if not path:
@@ -79,7 +78,20 @@ def _admin(config: Config, root: str | None) -> str:
     for name, policy in config.policies.items():
         if root in policy.identities:
             raise ConfigError(f"the policy '{name}' contains the admin of '--root', who needs no policy: '{root}'")
+    if config.tls is not None and root in config.tls.proxy.identities:
+        raise ConfigError(f"'tls.proxy.identities' contains the admin of '--root', who cannot be a proxy: '{root}'")
     return root
+
+
+def _proxy_warnings(config: Config) -> list[str]:
+    proxy = config.tls.proxy if config.tls is not None else None
+    if proxy is None or not proxy.identities or not proxy.admin or not is_identity(config.admin):
+        return []
+    advice = "write 'tls.proxy.admin: off'" if config.form == PRESENT else "the present form has 'tls.proxy.admin: off'"
+    return [
+        "tls.proxy: whoever controls a TLS proxy can act as the admin, because the admin's certificate may be "
+        f"forwarded; unless the admin needs that, {advice}"
+    ]
 
 
 def development(options: ServerOptions) -> tuple[Config, APIKey]:

@@ -10,6 +10,7 @@ from keswick.keystore import KeyStore
 from keswick.names import is_name, is_stored_name
 from keswick.server.access import Access, RunTimeAccess
 from keswick.server.cache import KeyCache
+from keswick.server.forwarded import Forwarding
 from keswick.server.logs import AuditForm
 
 _BEFORE_2023 = ("2021", "2022")
@@ -18,7 +19,8 @@ _BEFORE_2023 = ("2021", "2022")
 @dataclass(frozen=True, slots=True)
 class State:
     """`configured`: who may do what by the configuration alone; `access`: with what was written at run time.
-    `timeouts`: seconds, by the index of a route. `open`: the paths that need no certificate."""
+    `timeouts`: seconds, by the index of a route. `open`: the paths that need no certificate. `forwarding`: None without
+    a TLS proxy."""
 
     config: Config
     configured: Access
@@ -27,6 +29,7 @@ class State:
     open: frozenset[str]
     store: KeyStore
     cache: KeyCache[SecretKey]
+    forwarding: Forwarding | None
 
     @classmethod
     def of(
@@ -36,6 +39,7 @@ class State:
         timeouts: tuple[float, ...],
         store: KeyStore,
         cache: KeyCache[SecretKey],
+        forwarding: Forwarding | None = None,
     ) -> "State":
         configured = Access.configured(config, started_at)
         return cls(
@@ -46,6 +50,7 @@ class State:
             open=frozenset(path for path, api in config.api.items() if api.skip_auth),
             store=store,
             cache=cache,
+            forwarding=forwarding,
         )
 
     @property
@@ -61,6 +66,9 @@ class State:
     def is_role_name(self, name: str) -> bool:
         """Whether a policy or an identity may have that name."""
         return is_stored_name(name) if self.names_are_free else is_name(name)
+
+    def is_proxy(self, identity: str) -> bool:
+        return self.forwarding is not None and identity in self.forwarding.proxies
 
     def with_access(self, written: RunTimeAccess) -> "State":
         """The same configuration with what was written at run time until now."""

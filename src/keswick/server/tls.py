@@ -17,13 +17,14 @@ class ServerTLS:
 
     `tls`: for clients, who are asked for a certificate. `public`: for a listener that asks nobody. `not_after`: when
     the certificate expires, in seconds since 1970. `roots`: hashes of the roots that clients' certificates must chain
-    to; None when they are not verified.
+    to, and `verifier`: the same check for certificates that a TLS proxy forwards; None when they are not verified.
     """
 
     tls: Tls
     public: Tls
     not_after: int
     roots: frozenset[bytes] | None
+    verifier: Verifier | None
 
     def tightens(self, old: "ServerTLS") -> bool:
         """Whether clients that `old` let in might not be let in by this one."""
@@ -53,6 +54,7 @@ def from_der(certificates: list[bytes], key: bytes, *, optional: bool, roots: li
         public=Tls(certificates=certificates, key=key, client_auth="none"),
         not_after=Certificate(certificates[0]).not_after,
         roots=None if roots is None else frozenset(sha256(root).digest() for root in roots),
+        verifier=None if roots is None else Verifier(roots),
     )
 
 

@@ -70,6 +70,7 @@ _WORDS_2022: Words = {
     "not authorized: insufficient permissions": "prohibited by policy",
     "tls: client certificate is required": "no client certificate is present",
     "tls: received more than one client certificate": "too many client certificates are present",
+    "not authorized: client certificate ": "",
     "key already exists": "key does already exist",
     "invalid request body": "invalid json",
     "invalid import key request body": "invalid json",

@@ -84,6 +84,7 @@ def _bad_size(call: Call, error: ApiError) -> tuple[int, str]:
 _WORDS: Words = {
     "tls: client certificate is required": "no client certificate is present",
     "tls: received more than one client certificate": "too many client certificates are present",
+    "not authorized: client certificate ": "",
     "invalid request body": _bad_body,
     "invalid import key request body": _bad_import,
     "invalid key size for ": _bad_size,

@@ -58,6 +58,8 @@ def assign_policy(call: Call, name: str, identity: str) -> Reply:
         raise bad_identity(identity)
     if identity == call.state.access.admin:
         raise ApiError(400, "identity is root")
+    if call.state.is_proxy(identity):
+        raise ApiError(400, "identity is a TLS proxy")
     if identity == call.identity:
         raise ApiError(403, "identity cannot assign policy to itself")
     if not call.runtime.access.assign(identity, Assignment(name, rfc3339(time.time_ns()), call.identity)):
