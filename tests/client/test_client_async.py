@@ -1,6 +1,7 @@
 """The client for asyncio, against a real server."""
 
 import asyncio
+import base64
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager
@@ -14,6 +15,7 @@ from keswick.client import (
     AsyncClient,
     Client,
     ConnectionFailed,
+    DataKey,
     DecryptionFailed,
     KeyExists,
     KeyNotFound,
@@ -223,3 +225,22 @@ def test_a_stream_ends_when_the_server_ends(tmp_path: Path) -> None:
 
     with start_server(tmp_path) as server:
         asyncio.run(main(server))
+
+
+# --- secrets ---
+
+
+def test_the_debug_log_of_asyncio_shows_no_plaintext(server: RunningServer, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().slow_callback_duration = 0  # so that every one is written down
+        async with client_of(server) as client:
+            sealed = await client.encrypt("k", secret)
+            await client.decrypt("k", sealed)
+            keys.append(await client.generate_key("k"))
+
+    secret, keys = b"attack at dawn", list[DataKey]()
+    with caplog.at_level("DEBUG"):
+        asyncio.run(main(), debug=True)
+    assert "settle" in caplog.text
+    for plaintext in (secret, keys[0].plaintext):
+        assert base64.b64encode(plaintext).decode()[-6:] not in caplog.text

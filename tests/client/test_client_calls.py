@@ -1,5 +1,6 @@
 """What calls send, and what comes back through them, over HTTP/1.1 from a scripted server."""
 
+import base64
 import json
 import re
 from collections.abc import Callable
@@ -28,8 +29,8 @@ def test_key_calls_are_sent_as_the_servers_read_them(tmp_path: Path) -> None:
         "/v1/key/describe/k": {"name": "k", "algorithm": "AES256", "created_at": "2026-01-02T03:04:05.6Z"},
         "/v1/key/encrypt/k": {"ciphertext": "Yw=="},
         "/v1/key/decrypt/k": {"plaintext": None},
-        "/v1/key/generate/k": {"plaintext": "cA==", "ciphertext": "Yw=="},
-        "/v1/key/hmac/k": {"hmac": "aA=="},
+        "/v1/key/generate/k": {"plaintext": base64.b64encode(b"p" * 32).decode(), "ciphertext": "Yw=="},
+        "/v1/key/hmac/k": {"hmac": base64.b64encode(b"h" * 32).decode()},
     }
     with fake_server(tmp_path, answers(replies)) as server:
         with Client(server.endpoint, api_key=API_KEY, ca_file=server.ca_file) as client:
@@ -39,8 +40,8 @@ def test_key_calls_are_sent_as_the_servers_read_them(tmp_path: Path) -> None:
             assert client.describe_key("k") == KeyInfo("k", "AES256", "2026-01-02T03:04:05.6Z", "")
             assert client.encrypt("k", b"p", b"x") == b"c"
             assert client.decrypt("k", b"c") == b""
-            assert client.generate_key("k") == DataKey(b"p", b"c")
-            assert client.hmac("k", b"m") == b"h"
+            assert client.generate_key("k") == DataKey(b"p" * 32, b"c")
+            assert client.hmac("k", b"m") == b"h" * 32
         assert server.calls == [
             "POST /v1/key/create/k",
             'POST /v1/key/import/k {"key": "a2V5", "cipher": "ChaCha20", '

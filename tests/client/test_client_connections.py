@@ -1,15 +1,20 @@
 """Whom a client trusts, who takes it, and what it says when there is no connection."""
 
+import asyncio
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from keswick.client import (
+    AsyncClient,
     Client,
     ClientRefused,
     ConnectionFailed,
+    NotAllowed,
     ServerNameMismatch,
     ServerNotTrusted,
     ServerUnreachable,
@@ -18,6 +23,7 @@ from keswick.client import (
 from keswick.identity import APIKey, certificate_for
 from support.certificates import make
 from support.fake_server import Answer, fake_server, free_port
+from support.sockets import answer_with, listening, tls
 
 API_KEY = APIKey.generate()
 
@@ -161,6 +167,39 @@ def test_a_server_whose_answer_takes_too_long(tmp_path: Path) -> None:
         assert isinstance(caught.value, ConnectionFailed)
         assert caught.value.sent
         assert len(server.calls) == 1  # what took too long is not asked again
+
+
+@contextmanager
+def endless_refusal(piece: bytes, pause: float) -> Iterator[str]:
+    """An endpoint that refuses everything and never comes to the end of its words."""
+    ended = threading.Event()
+
+    def script(connection: socket.socket) -> None:
+        answer_with(b"HTTP/1.1 403 Forbidden\r\nContent-Type: text/plain\r\n\r\n")(connection)
+        while not ended.wait(pause):
+            connection.sendall(piece)
+
+    with listening(tls(make("p256", sans=["127.0.0.1"]), script)) as port:
+        yield f"127.0.0.1:{port}"
+        ended.set()
+
+
+@pytest.mark.parametrize("way", ["waiting", "asyncio"])
+def test_a_log_that_is_refused_without_an_end(way: str) -> None:
+    async def first(client: AsyncClient) -> None:
+        async with client:
+            await anext(client.audit_log())
+
+    def ask(endpoint: str, timeout: float) -> None:
+        if way == "asyncio":
+            asyncio.run(first(AsyncClient(endpoint, verify=False, timeout=timeout)))
+        with Client(endpoint, verify=False, timeout=timeout) as client:
+            client.audit_log()
+
+    with endless_refusal(b"x" * 65536, 0) as endpoint, pytest.raises(NotAllowed, match="HTTP status 403 Forbidden"):
+        ask(endpoint, 20)
+    with endless_refusal(b"x", 0.05) as endpoint, pytest.raises(TimedOut, match="does not answer in time"):
+        ask(endpoint, 0.3)
 
 
 def test_a_connection_that_ended_while_idle_is_replaced(tmp_path: Path) -> None:

@@ -48,6 +48,11 @@ def test_what_is_no_scrape(text: str) -> None:
         Metrics(text)
 
 
+@pytest.mark.parametrize("labels", ["a" * 200_000, "a " * 100_000, 'a="' * 100_000, "a" + " " * 200_000])
+def test_labels_that_are_none_take_no_time(labels: str) -> None:
+    assert Metrics(f"m{{{labels}}} 1").total("m") == 1.0
+
+
 def test_nothing_is_a_scrape() -> None:
     assert Metrics("").total("a") == 0.0
 

@@ -1,5 +1,6 @@
 """Replies of every generation, and what is no reply of any."""
 
+import base64
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ from keswick.client import APIError, IdentityInfo, ListIncomplete, Policy, Unexp
 from keswick.client.replies import MAX_LINE, Lines, Reply, checked
 
 ME = "1" * 64
+KEY = base64.b64encode(bytes(32)).decode()
 
 
 def reply(value: object, status: int = 200, content_type: str = "application/json") -> Reply:
@@ -168,6 +170,30 @@ def test_what_is_no_base64_is_not_taken_for_a_secret(value: object) -> None:
 def test_an_empty_plaintext_of_old_is_null() -> None:
     assert calls.decrypt("k", b"", b"").read(reply({"plaintext": None})) == b""
     assert calls.decrypt("k", b"", b"").read(reply({"plaintext": ""})) == b""
+
+
+@pytest.mark.parametrize(
+    ("call", "body", "complaint"),
+    [
+        (calls.decrypt("k", b"", b""), {}, "'plaintext' of the reply is not base64"),
+        (calls.encrypt("k", b"", b""), {}, "'ciphertext' of the reply is not base64"),
+        (calls.encrypt("k", b"", b""), {"ciphertext": None}, "'ciphertext' of the reply is empty"),
+        (calls.generate_key("k", b""), {}, "'plaintext' of the reply is not base64"),
+        (calls.generate_key("k", b""), {"plaintext": None, "ciphertext": "Yw=="}, "has 0 bytes, not 32"),
+        (calls.generate_key("k", b""), {"plaintext": "YQ==", "ciphertext": "Yw=="}, "has 1 bytes, not 32"),
+        (calls.generate_key("k", b""), {"plaintext": "YWFh" * 11, "ciphertext": "Yw=="}, "has 33 bytes, not 32"),
+        (calls.generate_key("k", b""), {"plaintext": KEY, "ciphertext": ""}, "'ciphertext' of the reply is empty"),
+        (calls.hmac("k", b""), {"hmac": ""}, "has 0 bytes, not 32"),
+    ],
+)
+def test_no_key_and_no_ciphertext_is_made_of_nothing(call: calls.Call[object], body: object, complaint: str) -> None:
+    with pytest.raises(UnexpectedReply, match=complaint):
+        call.read(reply(body))
+
+
+def test_what_is_sent_and_received_is_in_no_text() -> None:
+    assert repr(reply({"plaintext": KEY})) == "Reply(200, 'application/json', <62 bytes>)"
+    assert repr(calls.encrypt("k", b"secret", b"")) == "Call(POST /v1/key/encrypt/k)"
 
 
 # --- refusals ---

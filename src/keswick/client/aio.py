@@ -16,7 +16,7 @@ from keswick.client.envelope import DEFAULT_CHUNK_SIZE
 from keswick.client.errors import APIError, NotServed
 from keswick.client.failover import Plan, explained
 from keswick.client.metrics import Metrics
-from keswick.client.replies import Lines, Reply, checked, refused
+from keswick.client.replies import MAX_REFUSAL, Lines, Reply, checked, refused
 from keswick.client.results import (
     API,
     AuditEvent,
@@ -283,10 +283,13 @@ class AsyncClient(BaseClient):
             reader = await _end_of(self._http.begin_open, *endpoint, stream.path, timeout=None)
             if reader.status == 200:
                 return _Opened(endpoint, reader, stream.read)
+            body = b""
             try:
-                body = b""
-                while piece := await _end_of(reader.begin_read, timeout=self._timeout):
+                for seconds in self._time_left():
+                    piece = await _end_of(reader.begin_read, timeout=seconds)
                     body += piece
+                    if not piece or len(body) > MAX_REFUSAL:
+                        break
                 return Reply(reader.status, reader.content_type, body)
             finally:
                 reader.close()
@@ -330,25 +333,29 @@ async def _end_of(
 ) -> Answer:
     """Begin a native call and wait for its end. Cancelling the task ends the call. Raises CallFailed."""
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[Answer | CallFailed] = loop.create_future()
+    ended: asyncio.Future[None] = loop.create_future()
+    outcomes: list[Answer | CallFailed] = []
+    """Neither an argument nor the result of a future, which asyncio's debug mode would write into its log."""
 
-    def settle(outcome: Answer | CallFailed) -> None:
-        if not future.done():
-            future.set_result(outcome)
-        elif isinstance(outcome, Reader):  # it came when the task had just been cancelled
-            outcome.close()
+    def settle() -> None:
+        if not ended.done():
+            ended.set_result(None)
+        elif isinstance(outcomes[0], Reader):  # it came when the task had just been cancelled
+            outcomes[0].close()
 
     def done(outcome: Answer | CallFailed) -> None:
         """On a native thread."""
+        outcomes.append(outcome)
         with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
-            loop.call_soon_threadsafe(settle, outcome)
+            loop.call_soon_threadsafe(settle)
 
     pending = begin(done, *args, **kwargs)
     try:
-        outcome = await future
+        await ended
     except BaseException:
         pending.cancel()
         raise
+    outcome = outcomes.pop()
     if isinstance(outcome, CallFailed):
         raise outcome
     return outcome

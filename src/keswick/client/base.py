@@ -1,7 +1,8 @@
 """What the two clients have in common: whom they call, who they are, and how long they wait."""
 
 import os
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -67,6 +68,12 @@ class BaseClient:
     def endpoints(self) -> tuple[str, ...]:
         """Where the servers are; the one that calls begin with comes first."""
         return tuple(map(str, self._servers.endpoints))
+
+    def _time_left(self) -> Iterator[float | None]:
+        """Again and again, how many seconds are left of `timeout`, which begins now."""
+        end = None if self._timeout is None else time.monotonic() + self._timeout
+        while True:
+            yield None if end is None else max(0.0, end - time.monotonic())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.endpoints)})"

@@ -47,6 +47,9 @@ class Call(NamedTuple, Generic[Result]):
     after: "Callable[[APIError], Call[Result] | APIError]" = _final
     """From a refusal to the same call as servers of another time want it, or to what the caller gets."""
 
+    def __repr__(self) -> str:
+        return f"Call({self.method} {self.path})"
+
 
 # --- keys ---
 

@@ -23,7 +23,11 @@ from keswick.client.results import (
 MAX_LINE = 1 << 20
 """Bytes of one line of a log stream."""
 
+MAX_REFUSAL = 1 << 20
+"""Bytes that are read of what a server says instead of a log stream."""
+
 _SECOND = 1_000_000_000
+_KEY_SIZE = _HMAC_SIZE = 32
 _NO_MILLISECONDS = 20_000
 """No request takes so many seconds that a response time of so many milliseconds is one."""
 
@@ -32,6 +36,9 @@ class Reply(NamedTuple):
     status: int
     content_type: str
     body: bytes
+
+    def __repr__(self) -> str:
+        return f"Reply({self.status}, {self.content_type!r}, <{len(self.body)} bytes>)"
 
     @property
     def media_type(self) -> str:
@@ -45,8 +52,11 @@ def nothing(reply: Reply) -> None:
     """A success without content."""
 
 
+# What is too short is refused: nobody is to encrypt with a key that is none, or to keep a ciphertext that is none.
+
+
 def ciphertext(reply: Reply) -> bytes:
-    return _bytes(_object(reply), "ciphertext")
+    return _ciphertext(_object(reply))
 
 
 def plaintext(reply: Reply) -> bytes:
@@ -54,12 +64,12 @@ def plaintext(reply: Reply) -> bytes:
 
 
 def hmac(reply: Reply) -> bytes:
-    return _bytes(_object(reply), "hmac")
+    return _sized(_object(reply), "hmac", _HMAC_SIZE)
 
 
 def data_key(reply: Reply) -> DataKey:
     fields = _object(reply)
-    return DataKey(_bytes(fields, "plaintext"), _bytes(fields, "ciphertext"))
+    return DataKey(_sized(fields, "plaintext", _KEY_SIZE), _ciphertext(fields))
 
 
 def key_info(reply: Reply, name: str) -> KeyInfo:
@@ -340,9 +350,24 @@ def _seconds(fields: dict[str, Any], name: str) -> float:
     return value if isinstance(value, int | float) else 0
 
 
+def _ciphertext(fields: dict[str, Any]) -> bytes:
+    found = _bytes(fields, "ciphertext")
+    if not found:
+        raise UnexpectedReply(200, "the 'ciphertext' of the reply is empty")
+    return found
+
+
+def _sized(fields: dict[str, Any], name: str, size: int) -> bytes:
+    found = _bytes(fields, name)
+    if len(found) != size:
+        raise UnexpectedReply(200, f"the '{name}' of the reply has {len(found)} bytes, not {size}")
+    return found
+
+
 def _bytes(fields: dict[str, Any], name: str) -> bytes:
     """Old servers send an empty text as null."""
     try:
-        return binascii.a2b_base64(fields.get(name) or "", strict_mode=True)
-    except (ValueError, TypeError):
+        value = fields[name]
+        return binascii.a2b_base64("" if value is None else value, strict_mode=True)
+    except (KeyError, ValueError, TypeError):
         raise UnexpectedReply(200, f"the '{name}' of the reply is not base64") from None

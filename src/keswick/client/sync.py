@@ -13,7 +13,7 @@ from keswick.client.envelope import DEFAULT_CHUNK_SIZE
 from keswick.client.errors import APIError, NotServed
 from keswick.client.failover import Plan, explained
 from keswick.client.metrics import Metrics
-from keswick.client.replies import Lines, Reply, checked, refused
+from keswick.client.replies import MAX_REFUSAL, Lines, Reply, checked, refused
 from keswick.client.results import (
     API,
     AuditEvent,
@@ -369,8 +369,13 @@ class Client(BaseClient):
             reader = self._http.open(endpoint.host, endpoint.port, stream.path, timeout=None)
             if reader.status == 200:
                 return LogStream(endpoint, reader, stream.read)
+            body = b""
             try:
-                body = b"".join(iter(lambda: reader.read(timeout=self._timeout), b""))
+                for seconds in self._time_left():
+                    piece = reader.read(timeout=seconds)
+                    body += piece
+                    if not piece or len(body) > MAX_REFUSAL:
+                        break
                 return Reply(reader.status, reader.content_type, body)
             finally:
                 reader.close()
