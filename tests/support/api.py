@@ -30,10 +30,21 @@ class Answer:
 class Caller:
     """Somebody with a key pair, or with none, who calls one server over one connection."""
 
-    def __init__(self, port: int, pair: Pair | None, folder: Path, *, chain: tuple[Pair, ...] = ()) -> None:
+    def __init__(
+        self,
+        port: int,
+        pair: Pair | None,
+        folder: Path,
+        *,
+        chain: tuple[Pair, ...] = (),
+        source: str = "127.0.0.1",
+    ) -> None:
+        """`source`: the address that the server sees, any of 127.0.0.0/8."""
         self.port = port
         context = ssl.create_default_context()
-        self._connection = http.client.HTTPSConnection("127.0.0.1", port, context=context, timeout=20)
+        self._connection = http.client.HTTPSConnection(
+            "127.0.0.1", port, context=context, timeout=20, source_address=(source, 0)
+        )
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         self.identity = identity_of(pair.public_key_der) if pair else ""

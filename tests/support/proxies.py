@@ -1,7 +1,8 @@
 """nginx and HAProxy as their users start them: with the files of `deploy/`, in which only addresses and paths are others.
 
-with start_proxy(NGINX, "http.conf", folder, servers=[server.port, …]) as proxy:
-    proxy.port
+with behind(NGINX, "http.conf", tmp_path, servers=3) as front:
+    with front.client(api_key) as client:
+        client.describe_self()
 """
 
 import os
@@ -15,7 +16,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from keswick.client import AsyncClient, Client
+from keswick.identity import identity_of
+from support.api import Caller
+from support.certificates import Pair, make
+from support.cluster import Cluster
 from support.transport import wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -120,6 +127,83 @@ def run_proxy(program: str, config: Path, port: int) -> Iterator[RunningProxy]:
             process.wait(10)
         process.kill()
         process.wait()
+
+
+# --- the proxy and the servers behind it ---
+
+
+@dataclass
+class Front:
+    """A proxy, the servers behind it, and what its clients need."""
+
+    proxy: RunningProxy
+    cluster: Cluster
+    identity: str
+    """Of the proxy, when it calls the servers."""
+    ca_file: Path
+
+    @property
+    def endpoint(self) -> str:
+        return f"https://127.0.0.1:{self.proxy.port}"
+
+    def client(self, api_key: str | None = None, **options: Any) -> Client:
+        """A client that is the admin, or who has that API key."""
+        return Client(
+            self.endpoint, api_key=api_key or self.cluster.api_key.text, ca_file=self.ca_file, retries=0, **options
+        )
+
+    def async_client(self, api_key: str | None = None, **options: Any) -> AsyncClient:
+        return AsyncClient(
+            self.endpoint, api_key=api_key or self.cluster.api_key.text, ca_file=self.ca_file, retries=0, **options
+        )
+
+    def caller(self, pair: Pair | None, **options: Any) -> Caller:
+        return Caller(self.proxy.port, pair, self.proxy.folder, **options)
+
+
+@contextmanager
+def behind(
+    program: str,
+    name: str,
+    folder: Path,
+    *,
+    servers: int = 1,
+    changes: Mapping[str, str] | None = None,
+    **overrides: Any,
+) -> Iterator[Front]:
+    """So many servers, and in front of them `deploy/<program>/<name>`.
+
+    The servers take the proxy's certificates, let its checks in, and keep an audit log. `changes`: what else is
+    replaced in the file of the proxy. `overrides`: what else the servers' configuration has.
+    """
+    files = folder / program
+    identity = identity_of(write_certificates(files).public_key_der)
+    section = {"proxy": {"identities": [identity], "header": {"cert": "X-Tls-Client-Cert"}}}
+    configuration: dict[str, Any] = {
+        "api": {"/v1/ready": {"skip_auth": True}},
+        "log": {"audit": "on"},
+        **overrides,
+        "tls": {**section, **overrides.get("tls", {})},
+    }
+    with Cluster(folder / "servers", servers, **configuration) as cluster:
+        shutil.copy(cluster.ca_file, files / "kes-ca.crt")
+        with start_proxy(program, name, files, cluster.ports, changes) as running:
+            yield Front(running, cluster, identity, files / "server.crt")
+
+
+def write_certificates(folder: Path) -> Pair:
+    """What a proxy shows its clients (`server`) and the servers (`proxy`), in the forms of nginx and HAProxy; the second
+    is returned."""
+    folder.mkdir(exist_ok=True)
+    make("p256", name="kes.example.com", sans=["kes.example.com", "localhost", "127.0.0.1"], eku=["server"]).write(
+        folder, "server"
+    )
+    proxy = make("p256", name="proxy", eku=["client"])
+    proxy.write(folder, "proxy")
+    for name in ("server", "proxy"):
+        both = (folder / f"{name}.crt").read_bytes() + (folder / f"{name}.key").read_bytes()
+        (folder / f"{name}.pem").write_bytes(both)
+    return proxy
 
 
 def free_port() -> int:

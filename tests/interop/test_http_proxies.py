@@ -1,0 +1,183 @@
+"""nginx and HAProxy as HTTP proxies, with the files of deploy/: who is who, over every pair of HTTP versions."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+
+from keswick.client import APIError
+from keswick.identity import APIKey, certificate_for, identity_of
+from support.certificates import KINDS, Pair, make
+from support.proxies import HAPROXY, NGINX, Front, behind
+from support.transport import wait_until
+
+CLIENTS = [APIKey.generate() for _ in range(12)]
+PAIRS = {kind: make(kind, eku=["client"]) for kind in KINDS}
+POLICY = {
+    "clients": {
+        "allow": ["/v1/key/encrypt/*"],
+        "identities": [*(key.identity for key in CLIENTS), *(identity_of(p.public_key_der) for p in PAIRS.values())],
+    }
+}
+WAYS = {
+    "nginx-http1": (NGINX, "http.conf", {}),
+    "nginx-http2": (NGINX, "http.conf", {"proxy_http_version 1.1;": "proxy_http_version 2;"}),
+    "haproxy-http1": (
+        HAPROXY,
+        "http.cfg",
+        {"proxy.pem alpn h2,http/1.1": "proxy.pem alpn http/1.1", "http-reuse safe": "http-reuse always"},
+    ),
+    "haproxy-http2": (HAPROXY, "http.cfg", {}),
+}
+"""A proxy, and the HTTP version that it speaks to the servers."""
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
+    program, name, changes = WAYS[request.param]
+    with behind(
+        program,
+        name,
+        tmp_path_factory.mktemp(request.param),
+        servers=2,
+        changes=changes,
+        policy=POLICY,
+        keys=[{"name": "my-key"}],
+    ) as front:
+        yield front
+
+
+def events(front: Front, path: str) -> list[dict[str, Any]]:
+    """What the servers recorded about requests to that path."""
+    lines = [line for member in front.cluster.members for line in member.audit_log.splitlines()]
+    recorded = [json.loads(line) for line in lines if line.startswith("{")]
+    return [event for event in recorded if event["request"]["path"] == path]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_certificate_is_who_it_is(front: Front, kind: str) -> None:
+    caller = front.caller(PAIRS[kind])
+    assert caller.call("GET", "/v1/identity/self/describe").json["identity"] == caller.identity
+    assert caller.call("PUT", "/v1/key/encrypt/my-key", {"plaintext": "aGk="}).status == 200
+    assert caller.call("PUT", "/v1/key/decrypt/my-key", {"ciphertext": "aGk="}).status == 403
+
+
+@pytest.mark.parametrize("kind", ["ed25519", "rsa2048"])
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
+def test_the_largest_body_has_room_beside_the_certificate(front: Front, kind: str, version: str) -> None:
+    with http_client(front, PAIRS[kind], version) as client:
+        answer = client.put("/v1/key/encrypt/my-key", json={"plaintext": "QUJD" * 230_000})
+        assert (answer.status_code, answer.http_version) == (200, version)
+        assert len(answer.json()["ciphertext"]) > 900_000
+        answer = client.put("/v1/key/encrypt/my-key", json={"plaintext": "QUJD" * 300_000})
+        assert (answer.status_code, answer.json()) == (400, {"message": "invalid request body"})
+
+
+def http_client(front: Front, pair: Pair, version: str) -> httpx.Client:
+    context = front.caller(pair).context
+    return httpx.Client(
+        base_url=front.endpoint, verify=context, http1=version == "HTTP/1.1", http2=version == "HTTP/2", timeout=20
+    )
+
+
+def test_an_api_key_works_as_without_a_proxy(front: Front) -> None:
+    for http2 in (True, False):
+        with front.client(CLIENTS[0].text, http2=http2) as client:
+            assert client.describe_self()[0].identity == CLIENTS[0].identity
+            assert client.encrypt("my-key", b"hello")
+            with pytest.raises(APIError, match="insufficient permissions"):
+                client.generate_key("my-key")
+
+
+def test_a_client_without_a_certificate_is_told_so_by_the_server(front: Front) -> None:
+    nobody = front.caller(None)
+    answer = nobody.call("PUT", "/v1/key/encrypt/my-key", {"plaintext": "aGk="})
+    assert (answer.status, answer.message) == (400, "tls: client certificate is required")
+    assert nobody.call("GET", "/version").status == 200
+    assert nobody.call("GET", "/v1/ready").status == 200  # has skip_auth
+
+
+def test_what_a_client_sends_under_the_names_of_the_proxy_never_counts(front: Front) -> None:
+    admin = certificate_for(front.cluster.api_key).certificate_pem
+    forged = {"X_Tls_Client_Cert": quote(admin), "X_Forwarded_For": "6.6.6.6", "Forwarded": "for=6.6.6.6"}
+    path = "/v1/key/describe/forged"
+    caller = front.caller(PAIRS["ed25519"], source="127.0.0.7")
+    assert caller.call("GET", "/v1/identity/self/describe", None, **forged).json["identity"] == caller.identity
+    assert caller.call("GET", path, None, **forged).status == 403
+    answer = front.caller(None, source="127.0.0.7").call("GET", path, None, **forged)
+    assert (answer.status, answer.message) == (400, "tls: client certificate is required")
+    wait_until(lambda: len(events(front, path)) == 2)
+    assert {event["request"]["ip"] for event in events(front, path)} == {"127.0.0.7"}
+    assert {event["request"].get("identity") for event in events(front, path)} == {caller.identity, None}
+    assert {event["request"]["via"] for event in events(front, path)} == {front.identity}
+
+
+def test_thousands_of_requests_of_many_clients_share_connections_and_none_is_taken_for_another(front: Front) -> None:
+    def ask_again_and_again(number: int) -> int:
+        key = CLIENTS[number]
+        with front.client(key.text, http2=number % 2 == 0) as client:
+            for _ in range(100):
+                assert client.describe_self()[0].identity == key.identity
+                with pytest.raises(APIError, match="insufficient permissions"):
+                    client.generate_key("my-key")
+        return 200
+
+    opened = connections_opened(front)
+    with ThreadPoolExecutor(len(CLIENTS)) as pool:
+        asked = sum(pool.map(ask_again_and_again, range(len(CLIENTS))))
+    assert asked == 2400
+    assert connections_opened(front) - opened < 200  # each of them brought requests of several clients
+
+
+def connections_opened(front: Front) -> float:
+    total = 0.0
+    for member in front.cluster.members:
+        with member.client() as client:
+            total += client.metrics().total("kes_connections_opened")
+    return total
+
+
+@pytest.mark.parametrize("version", ["--tls1_2", "--tls1_3"])
+def test_a_resumed_session_keeps_its_certificate(front: Front, version: str) -> None:
+    folder = front.proxy.folder
+    cert, key = PAIRS["p256"].write(folder, "resuming")
+    identity = identity_of(PAIRS["p256"].public_key_der)
+    session = folder / f"session{version}"
+    request = b"GET /v1/identity/self/describe HTTP/1.1\r\nHost: kes.example.com\r\nConnection: close\r\n\r\n"
+    for options in (["-cert", cert, "-key", key, "-sess_out", session], ["-sess_in", session]):
+        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{front.proxy.port}", version[1:], "-ign_eof"]
+        shown = subprocess.run([*command, *options], input=request, capture_output=True, timeout=20, check=False).stdout
+        assert f'"identity":"{identity}"'.encode() in shown
+    assert b"Reused, TLS" in shown
+
+
+def test_no_names_of_authorities_keep_a_client_from_showing_its_certificate(front: Front) -> None:
+    """Go's clients show none that is not from one of them."""
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{front.proxy.port}"]
+    shown = subprocess.run(command, input=b"", capture_output=True, timeout=20, check=False).stdout
+    assert b"No client certificate CA names sent" in shown
+
+
+@pytest.mark.parametrize("http2", [True, False])
+def test_a_live_log_arrives_line_by_line(front: Front, http2: bool) -> None:
+    with front.client(http2=http2) as client, client.audit_log() as log:
+        for number in range(3):
+            # It is the log of one of the servers, whichever the proxy chose.
+            for member in front.cluster.members:
+                with member.client() as direct, pytest.raises(APIError, match="does not exist"):
+                    direct.describe_key(f"line-{number}")
+            assert any(event.path == f"/v1/key/describe/line-{number}" for event in log)
+
+
+def test_the_proxy_itself_may_do_nothing(front: Front) -> None:
+    """Whoever has its certificate and forwards none is nobody."""
+    folder = front.proxy.folder
+    url = front.cluster.members[0].server.endpoint + "/v1/key/list/"
+    trust = ["--cacert", front.cluster.ca_file, "--cert", folder / "proxy.crt", "--key", folder / "proxy.key"]
+    done = subprocess.run(["curl", "--silent", *trust, url], capture_output=True, timeout=20, check=True)
+    assert json.loads(done.stdout) == {"message": "tls: client certificate is required"}
