@@ -149,9 +149,9 @@ def test_a_resumed_session_keeps_its_certificate(front: Front, version: str) -> 
     identity = identity_of(PAIRS["p256"].public_key_der)
     session = folder / f"session{version}"
     request = b"GET /v1/identity/self/describe HTTP/1.1\r\nHost: kes.example.com\r\nConnection: close\r\n\r\n"
-    for options in (["-cert", cert, "-key", key, "-sess_out", session], ["-sess_in", session]):
-        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{front.proxy.port}", version[1:], "-ign_eof"]
-        shown = subprocess.run([*command, *options], input=request, capture_output=True, timeout=20, check=False).stdout
+    for options in (f"-cert {cert} -key {key} -sess_out {session}", f"-sess_in {session}"):
+        command = f"openssl s_client -connect 127.0.0.1:{front.proxy.port} {version[1:]} -ign_eof {options}"
+        shown = subprocess.run(command.split(), input=request, capture_output=True, timeout=20, check=False).stdout
         assert f'"identity":"{identity}"'.encode() in shown
     assert b"Reused, TLS" in shown
 
@@ -178,6 +178,6 @@ def test_the_proxy_itself_may_do_nothing(front: Front) -> None:
     """Whoever has its certificate and forwards none is nobody."""
     folder = front.proxy.folder
     url = front.cluster.members[0].server.endpoint + "/v1/key/list/"
-    trust = ["--cacert", front.cluster.ca_file, "--cert", folder / "proxy.crt", "--key", folder / "proxy.key"]
-    done = subprocess.run(["curl", "--silent", *trust, url], capture_output=True, timeout=20, check=True)
+    command = f"curl --silent --cacert {front.cluster.ca_file} --cert {folder}/proxy.crt --key {folder}/proxy.key {url}"
+    done = subprocess.run(command.split(), capture_output=True, timeout=20, check=True)
     assert json.loads(done.stdout) == {"message": "tls: client certificate is required"}

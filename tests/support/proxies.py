@@ -1,4 +1,4 @@
-"""nginx and HAProxy as their users start them: with the files of `deploy/`, in which only addresses and paths are others.
+"""nginx and HAProxy as their users start them: with the files of `deploy/`, but for addresses and paths.
 
 with behind(NGINX, "http.conf", tmp_path, servers=3) as front:
     with front.client(api_key) as client:
@@ -192,8 +192,7 @@ def behind(
 
 
 def write_certificates(folder: Path) -> Pair:
-    """What a proxy shows its clients (`server`) and the servers (`proxy`), in the forms of nginx and HAProxy; the second
-    is returned."""
+    """What a proxy shows its clients (`server`) and the servers (`proxy`), as nginx and HAProxy want it; the second."""
     folder.mkdir(exist_ok=True)
     make("p256", name="kes.example.com", sans=["kes.example.com", "localhost", "127.0.0.1"], eku=["server"]).write(
         folder, "server"
