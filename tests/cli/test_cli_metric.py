@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -160,7 +159,7 @@ def test_the_view_is_left_and_drawn_again_when_the_command_is_stopped_for_a_whil
     with Terminal("metric", "--rate", "100ms", env=server.environment) as terminal:
         terminal.wait_for("█")  # the second scrape: by now it has its hand on the signals
         terminal.process.send_signal(signal.SIGTSTP)
-        terminal.wait_for(lambda: not terminal.has_own_screen and is_stopped(terminal.process.pid))
+        terminal.wait_for(lambda: not terminal.has_own_screen and terminal.has_stopped())
         assert terminal.is_clean
         terminal.process.send_signal(signal.SIGCONT)
         terminal.wait_for(lambda: terminal.has_own_screen)
@@ -169,8 +168,12 @@ def test_the_view_is_left_and_drawn_again_when_the_command_is_stopped_for_a_whil
         assert terminal.is_clean
 
 
-def is_stopped(pid: int) -> bool:
-    return os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG) is not None
+def test_ctrl_backslash_leaves_the_view_too(server: RunningServer) -> None:
+    with Terminal("metric", "--rate", "100ms", env=server.environment) as terminal:
+        terminal.wait_for("█")
+        terminal.press(b"\x1c")
+        assert terminal.wait() == 1
+        assert terminal.is_clean
 
 
 def test_the_view_waits_for_a_server_that_is_away_and_ends_when_it_says_no(server: RunningServer) -> None:

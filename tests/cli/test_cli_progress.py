@@ -1,6 +1,7 @@
 """Progress bars, on terminals and where there is none. The work goes on when the test writes into a pipe."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,17 @@ def test_an_interrupt_leaves_the_terminal_clean(work: Work) -> None:
         assert terminal.wait() == 1
         assert "Making" not in terminal.shown
         assert terminal.is_clean
+        work.end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGTERM])
+def test_what_stops_or_kills_the_command_leaves_the_cursor(work: Work, number: signal.Signals) -> None:
+    with Terminal(command=work.command(total=10)) as terminal:
+        work.begin()
+        terminal.wait_for("0 of 10")
+        terminal.process.send_signal(number)
+        terminal.wait_for(terminal.has_stopped if number == signal.SIGSTOP else lambda: terminal.wait() != 0)
+        assert terminal.shows_cursor
         work.end()
 
 

@@ -4,6 +4,7 @@ import os
 import pty
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from keswick.cli.terminal import can_redraw, fit, has_colour, printable, short_duration, size, uninterrupted, uptime
+from support.cli import Terminal
 
 
 @pytest.fixture
@@ -155,3 +157,48 @@ def test_who_ignores_interrupts_goes_on_ignoring_them(handler: Callable[[Any], o
     with uninterrupted():
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+# --- a password ---
+
+ASK = [sys.executable, "-c", "from keswick.cli import terminal; print(terminal.ask_password('Password: '))"]
+
+
+def test_a_password_is_not_shown() -> None:
+    with Terminal(command=ASK) as terminal:
+        terminal.wait_for(lambda: terminal.shown == "Password:" and not terminal.echoes)
+        terminal.press("open sesame, Zoë\n".encode())
+        assert terminal.wait() == 0
+        assert terminal.echoes
+        assert terminal.shown == "Password:\nopen sesame, Zoë"  # which the test prints
+
+
+def test_who_stopped_the_command_at_the_prompt_is_asked_again_and_nothing_is_shown() -> None:
+    with Terminal(command=ASK) as terminal:
+        terminal.wait_for(lambda: terminal.shown == "Password:" and not terminal.echoes)
+        terminal.press(b"open\x1a")
+        terminal.wait_for(lambda: terminal.has_stopped() and terminal.echoes)
+        terminal.process.send_signal(signal.SIGCONT)
+        terminal.wait_for(lambda: terminal.shown == "Password:\nPassword:" and not terminal.echoes)
+        terminal.press(b"sesame\n")
+        assert terminal.wait() == 0
+        assert terminal.shown == "Password:\nPassword:\nsesame"
+
+
+@pytest.mark.parametrize("key", [b"\x03", b"\x1c", b"\x04", b"\xff\n"], ids=["Ctrl-C", "Ctrl-\\", "Ctrl-D", "no UTF-8"])
+def test_whatever_ends_the_prompt_leaves_the_terminal_clean(key: bytes) -> None:
+    with Terminal(command=ASK) as terminal:
+        terminal.wait_for(lambda: terminal.shown == "Password:" and not terminal.echoes)
+        terminal.press(key)
+        assert terminal.wait() != 0
+        assert terminal.echoes
+        assert terminal.is_clean
+        assert terminal.output.startswith(b"Password: \r\n")
+
+
+def test_the_prompt_is_on_the_terminal_wherever_the_streams_lead() -> None:
+    with Terminal(command=["sh", "-c", '"$@" </dev/null >/dev/null 2>&1', "sh", *ASK]) as terminal:
+        terminal.wait_for(lambda: terminal.shown == "Password:" and not terminal.echoes)
+        terminal.press(b"open sesame\n")
+        assert terminal.wait() == 0
+        assert terminal.shown == "Password:"

@@ -180,6 +180,19 @@ class Terminal:
         return not self._screen.cursor.hidden and self._screen.cursor.x == 0 and not self.has_own_screen
 
     @property
+    def shows_cursor(self) -> bool:
+        return not self._screen.cursor.hidden
+
+    @property
+    def echoes(self) -> bool:
+        """Whether what is typed is shown."""
+        return bool(termios.tcgetattr(self._ours)[3] & termios.ECHO)
+
+    def has_stopped(self) -> bool:
+        """Whether the command has stopped since this was asked last, as after Ctrl-Z; `fg` is SIGCONT."""
+        return os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOHANG) is not None
+
+    @property
     def has_own_screen(self) -> bool:
         """Whether the command draws on the alternate screen, which a terminal drops when it ends."""
         return self._screen.main is not None

@@ -2,18 +2,16 @@
 
 import gc
 import math
-import os
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from keswick.cli.command import Arguments, Command, Flag
 from keswick.cli.connection import INSECURE, connect, endpoints, failing
-from keswick.cli.terminal import can_redraw, printable, short_duration, size, to_json, uninterrupted, uptime
+from keswick.cli.terminal import can_redraw, changed_terminal, printable, short_duration, size, to_json, uptime
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -201,24 +199,8 @@ def _screen(view: "View") -> Iterator[None]:
         redirect_stderr=False,
     )
 
-    def pause(*_: object) -> None:  # Ctrl-Z
-        with uninterrupted():
-            live.stop()
-            os.kill(os.getpid(), signal.SIGSTOP)
-            live.start(refresh=True)
-
-    handlers = {signal.SIGTSTP: pause, signal.SIGTERM: lambda *_: signal.raise_signal(signal.SIGINT)}
-    former: dict[int, Any] = {}
-    try:
-        with uninterrupted():
-            live.start(refresh=True)
-            former = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    with changed_terminal(lambda: live.start(refresh=True), live.stop):
         yield
-    finally:
-        with uninterrupted():
-            live.stop()
-            for number, handler in former.items():
-                signal.signal(number, handler)
 
 
 class View:

@@ -73,13 +73,19 @@ class Progress:
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
+        class VisibleCursor(Console):
+            """What stops (Ctrl-Z) or kills the command leaves the cursor as it is."""
+
+            def show_cursor(self, show: bool = True) -> bool:
+                return False
+
         known = self._total is not None
         bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(28),  # leaves room for the ^C that a terminal shows, which in the next line would stay
             TextColumn("{task.completed:,} of {task.total:,}" if known else "{task.completed:,}"),
             TimeRemainingColumn() if known else TimeElapsedColumn(),
-            console=Console(stderr=True),
+            console=VisibleCursor(stderr=True),
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,

@@ -4,9 +4,10 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from io import FileIO
+from typing import Any, TextIO
 
 
 def is_terminal() -> bool:
@@ -28,6 +29,9 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
+_THAT_CAN_WAIT = {signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGTSTP}
+
+
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """For what changes or restores a terminal: it takes a moment, and a Ctrl-C has to wait that long.
@@ -40,7 +44,7 @@ def uninterrupted() -> Iterator[None]:
         return
     interrupts: list[int] = []
     signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGTSTP})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _THAT_CAN_WAIT)
     try:
         yield
     finally:
@@ -48,6 +52,37 @@ def uninterrupted() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
     if interrupts:
         signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def changed_terminal(change: Callable[[], object], restore: Callable[[], object]) -> Iterator[None]:
+    """While a terminal is not as it was. It is restored in the end, and while the command is stopped (Ctrl-Z); what
+    would end the process on the spot, such as SIGTERM, is a KeyboardInterrupt."""
+
+    def pause(*_: object) -> None:
+        with uninterrupted():
+            restore()
+            os.kill(os.getpid(), signal.SIGSTOP)
+            change()
+
+    handlers: dict[int, Callable[..., None]] = {signal.SIGTSTP: pause, signal.SIGTERM: _end, signal.SIGQUIT: _end}
+    former: dict[int, Any] = {}
+    try:
+        with uninterrupted():
+            change()
+            for number, handler in handlers.items():
+                if signal.getsignal(number) != signal.SIG_IGN:  # as for what nobody could continue
+                    former[number] = signal.signal(number, handler)
+        yield
+    finally:
+        with uninterrupted():
+            restore()
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+
+def _end(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def write_value(text: str) -> None:
@@ -124,19 +159,41 @@ def to_json(value: object, *, indented: bool = False) -> str:
 
 
 def ask_password(prompt: str) -> str:
-    """Ask on the terminal, without an echo; the prompt goes to stderr, so that stdout stays what a program reads.
+    """Ask on the terminal, wherever the standard streams lead, and without an echo.
 
     Raises CommandError when there is no terminal or nothing was typed.
     """
-    from getpass import getpass
+    import termios
 
     from keswick.cli.command import CommandError
 
     try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
+        with open("/dev/tty", "r+b", buffering=0) as tty:
+            line = _line_without_echo(tty, prompt)
+    except (OSError, termios.error):
         raise CommandError("a password is needed, and there is no terminal to ask for it") from None
+    if not line:
+        raise CommandError("no password given")
     try:
-        return getpass(prompt, stream=sys.stderr)
-    except EOFError:
-        raise CommandError("no password given") from None
+        return line.removesuffix(b"\n").decode()
+    except UnicodeDecodeError:
+        raise CommandError("the password is not UTF-8 text") from None
+
+
+def _line_without_echo(tty: FileIO, prompt: str) -> bytes:
+    import termios
+
+    shown = termios.tcgetattr(tty)
+    hidden = shown.copy()
+    hidden[3] &= ~termios.ECHO
+
+    def hide() -> None:
+        termios.tcsetattr(tty, termios.TCSAFLUSH, hidden)
+        tty.write(prompt.encode())
+
+    def show() -> None:
+        termios.tcsetattr(tty, termios.TCSAFLUSH, shown)
+        tty.write(b"\n")
+
+    with changed_terminal(hide, show):
+        return tty.readline()
