@@ -1,5 +1,6 @@
 import errno
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,42 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError), new_file(tmp_path / "folder", overwrite=True):
         pytest.fail("the block is not entered")
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "link to a device", "pipe"])
+def test_only_a_file_is_overwritten(tmp_path: Path, kind: str, overwrite: bool) -> None:
+    path, kept = tmp_path / "taken", tmp_path / "kept"
+    match kind:
+        case "link":
+            kept.write_text("old")
+            path.symlink_to(kept)
+        case "dangling link":
+            path.symlink_to(kept)
+        case "link to a device":
+            path.symlink_to(os.devnull)
+        case _:
+            os.mkfifo(path)
+    before = path.lstat()
+    with pytest.raises(FileExistsError) as refused, new_file(path, overwrite=overwrite):
+        pytest.fail("the block is not entered")
+    assert refused.value.filename == str(path)
+    with pytest.raises(FileExistsError):
+        write_files(NewFile(path, "new", secret=False), overwrite=overwrite)
+    assert path.lstat() == before
+    assert {file.name for file in tmp_path.iterdir()} <= {"taken", "kept"}
+    assert not kept.exists() or kept.read_text() == "old"
+
+
+def test_a_folder_that_cannot_be_read_or_synced_takes_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "no folders")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with new_file(tmp_path / "new") as draft:
+        draft.write(b"new")
+    assert (tmp_path / "new").read_bytes() == b"new"
 
 
 def test_errors_name_the_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,8 @@ PUBLIC = 0o644
 
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EPERM}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES}
+"""Some network file systems refuse it, and so does a folder that may be written to but not be read."""
 
 
 class NewFile(NamedTuple):
@@ -25,8 +28,8 @@ class NewFile(NamedTuple):
 def write_files(*files: NewFile, overwrite: bool = False) -> None:
     """Write and sync several files. The first gets its name when all are written, the last when the others have theirs.
 
-    Raises FileExistsError unless `overwrite`, and OSError that names the path. Then no new file stays, and none is
-    overwritten but those before the one that failed: what nobody can make again comes last.
+    Raises FileExistsError unless `overwrite`, and for a link or a device always; OSError names the path. Then no new
+    file stays, and none is overwritten but those before the one that failed: what nobody can make again comes last.
     """
     with ExitStack() as drafts:
         written = []
@@ -49,8 +52,8 @@ def new_file(path: Path, *, mode: int = PRIVATE, overwrite: bool = False) -> Ite
     """A file to be written piece by piece, which gets its name, whole and synced, when the block ends well; otherwise
     nothing of it stays.
 
-    `mode` is subject to the umask. Raises FileExistsError, before the block and again after it, unless `overwrite`;
-    OSError names the path.
+    `mode` is subject to the umask. Raises FileExistsError, before the block and again after it, unless `overwrite`, and
+    for a link or a device always; OSError names the path.
     """
     if not overwrite and os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
@@ -63,11 +66,16 @@ def new_file(path: Path, *, mode: int = PRIVATE, overwrite: bool = False) -> Ite
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder last through a crash of the machine."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+        os.sync()
 
 
 class Draft:
@@ -75,8 +83,7 @@ class Draft:
     file system cannot do that, a temporary one."""
 
     def __init__(self, path: Path, mode: int) -> None:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _refuse_others(path)
         self.path = path
         self._temporary: Path | None = None
         try:
@@ -145,6 +152,14 @@ class Draft:
     def _other_name(self) -> Path:
         # Short, whatever the length of the name: it must be a file name, too.
         return self.path.with_name(f".kes-{os.urandom(8).hex()}.tmp")
+
+
+def _refuse_others(path: Path) -> None:
+    """Only a file is ever overwritten: not a device, nor a link, which may lead to one, as /dev/stdout does."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+        raise FileExistsError(errno.EEXIST, "a link, a device or a pipe is there, and only files are overwritten")
 
 
 @contextmanager

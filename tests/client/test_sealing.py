@@ -11,9 +11,9 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -205,6 +205,40 @@ def test_streams_that_give_and_take_little_at_a_time(client: Client) -> None:
     client.seal_stream(Dribble(CONTENT), sealed, key="my-key", context=b"c")
     client.unseal_stream(Dribble(sealed.content.getvalue()), back, context=b"c")
     assert back.content.getvalue() == CONTENT
+
+
+@contextmanager
+def full_pipe() -> Iterator[BinaryIO]:
+    """The writing end of a pipe, which does not wait until there is room."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with open(reading, "rb"), open(writing, "wb", buffering=0) as pipe:
+        yield pipe
+
+
+def test_what_does_not_wait_loses_nothing_in_silence(client: Client) -> None:
+    with full_pipe() as pipe, pytest.raises(BlockingIOError, match="takes nothing now"):
+        client.seal_stream(io.BytesIO(CONTENT), pipe, key="my-key")
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    with (
+        open(reading, "rb", buffering=0) as empty,
+        open(writing, "wb"),
+        pytest.raises(BlockingIOError, match="has nothing now"),
+    ):
+        client.seal_stream(empty, io.BytesIO(), key="my-key")
+
+
+class Generous(io.BytesIO):
+    """Gives more than it is asked for."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(size + 1 if size else size)
+
+
+def test_a_reader_that_gives_more_than_it_is_asked_for_is_refused(client: Client) -> None:
+    with pytest.raises(ValueError, match="gave 1025 bytes when asked for 1024"):
+        client.seal_stream(Generous(CONTENT), io.BytesIO(), key="my-key", chunk_size=1024)
 
 
 def test_a_stream_that_is_cut_off_raises_after_what_was_whole(client: Client) -> None:

@@ -12,6 +12,7 @@ Nothing here calls a server or opens a file: what is to be sealed is read with a
 comes out is iterated over, a chunk at a time.
 """
 
+import errno
 import os
 import struct
 from collections.abc import Callable, Iterator
@@ -19,8 +20,8 @@ from typing import NamedTuple
 
 from keswick.names import is_stored_name
 
-Read = Callable[[int], bytes]
-"""Up to so many bytes; none at the end."""
+Read = Callable[[int], bytes | None]
+"""Up to so many bytes; none at the end. None, when it does not wait for any, is an error."""
 
 MAGIC = b"\x89KSW\r\n\x1a\n"  # no text begins so, and what is moved as text does not survive it
 VERSION = 1
@@ -239,8 +240,12 @@ def _read_all(read: Read, size: int) -> bytes:
     pieces, missing = [], size
     while missing:
         piece = read(missing)
+        if piece is None:
+            raise BlockingIOError(errno.EAGAIN, "what is to be sealed or unsealed has nothing now, and does not wait")
         if not isinstance(piece, bytes):
-            raise TypeError("what is to be sealed or unsealed must be open for reading bytes, and wait for them")
+            raise TypeError("what is to be sealed or unsealed must be open for reading bytes")
+        if len(piece) > missing:
+            raise ValueError(f"what is to be sealed or unsealed gave {len(piece)} bytes when asked for {missing}")
         if not piece:
             break
         pieces.append(piece)

@@ -3,6 +3,8 @@
 `envelope.py` is the format. Everything here blocks; the asynchronous client runs it in a thread.
 """
 
+import errno
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -101,8 +103,12 @@ class Sealing(NamedTuple):
 
 
 def _write_all(writer: BinaryWriter, data: bytes) -> None:
-    """Also to what takes less than it is given, as files without a buffer do."""
+    """Also to what takes less than it is given, as files without a buffer do. Whatever else says nothing takes all."""
     rest = memoryview(data)
     while rest:
         taken = writer.write(rest)
-        rest = rest[len(rest) if taken is None else taken :]
+        if taken is None and not isinstance(writer, io.RawIOBase):
+            return
+        if not taken:
+            raise BlockingIOError(errno.EAGAIN, "what is written to takes nothing now, and does not wait")
+        rest = rest[taken:]
