@@ -549,10 +549,36 @@ def test_a_journal_that_others_can_read_is_closed_to_them(journal_path: Path) ->
     assert stat.S_IMODE(journal_path.stat().st_mode) == 0o600
 
 
-def test_a_journal_that_is_a_link_is_refused(journal_path: Path, tmp_path: Path) -> None:
-    journal_path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="symbolic links"):
-        Journal(journal_path, PLACE)
+@pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "pipe", "socket", "folder", "another user's"])
+def test_what_others_may_have_put_there_is_no_journal(
+    journal_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Whoever can write into it could make keys, whoever can read it would have some; and nothing else is changed."""
+    other = tmp_path / "other"
+    if kind != "dangling link":
+        other.write_text("precious")
+        other.chmod(0o644)
+    match kind:
+        case "link" | "dangling link":
+            journal_path.symlink_to(other)
+        case "hard link":
+            journal_path.hardlink_to(other)
+        case "pipe":
+            os.mkfifo(journal_path)
+        case "socket":
+            os.mknod(journal_path, stat.S_IFSOCK | 0o600)
+        case "folder":
+            journal_path.mkdir()
+        case _:
+            with Journal(journal_path, PLACE) as journal:
+                journal.record("evil", b"value")
+            monkeypatch.setattr("keswick.migration.os.geteuid", lambda: journal_path.stat().st_uid + 1)
+    for read in (Journal, read_journal):
+        with pytest.raises(MigrationError, match=f"'{journal_path}' is no journal that this user has made"):
+            read(journal_path, PLACE)
+    if kind != "dangling link":
+        assert (other.read_text(), stat.S_IMODE(other.stat().st_mode)) == ("precious", 0o644)
+    assert other.exists() == (kind != "dangling link")
 
 
 def test_half_a_last_line_is_dropped_wherever_it_was_cut(journal_path: Path) -> None:

@@ -11,6 +11,7 @@ What is not a stored key is left alone on both sides: other programs may keep th
 import errno
 import fcntl
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -312,8 +313,8 @@ class Journal:
     touched, and is dropped; any other line that cannot be read is an error.
 
     `target` says which store it is. The file is locked and removed in the end if nothing is in it. Raises
-    MigrationError when another migration has it, or it is damaged or about another store; OSError when it cannot be
-    made.
+    MigrationError when another migration has it, or it is damaged, about another store or of another user; OSError when
+    it cannot be made.
     """
 
     def __init__(self, path: Path, target: str) -> None:
@@ -323,7 +324,7 @@ class Journal:
         self._trouble = ""
         self._file = _open_locked(path)
         try:
-            data = path.read_bytes()
+            data = _read(self._file)
             self.entries, self._size = _parse(path, data, target)
             """The values by name, as they were found."""
             if self._size < len(data):
@@ -387,9 +388,13 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 def read_journal(path: Path, target: str) -> dict[str, bytes]:
     """What a run that was killed has left: values by name. Nothing is locked or changed. Raises MigrationError."""
     try:
-        return _parse(path, path.read_bytes(), target)[0]
+        file = _open(path, os.O_RDONLY)
     except FileNotFoundError:
         return {}
+    try:
+        return _parse(path, _read(file), target)[0]
+    finally:
+        os.close(file)
 
 
 def _parse(path: Path, data: bytes, target: str) -> tuple[dict[str, bytes], int]:
@@ -417,9 +422,32 @@ def _parse(path: Path, data: bytes, target: str) -> tuple[dict[str, bytes], int]
     return entries, size
 
 
+def _read(file: int) -> bytes:
+    with open(file, "rb", closefd=False) as reader:
+        return reader.read()
+
+
+def _open(path: Path, flags: int) -> int:
+    """Raises MigrationError for what others may have put there: whoever writes a journal makes keys, whoever reads it
+    has some, and what a link leads to is not to be changed."""
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        found = os.fstat(file)
+        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and found.st_nlink <= 1:
+            return file
+        os.close(file)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+    raise MigrationError(
+        f"'{path}' is no journal that this user has made, and is not used: go on as the user who made it, or see what "
+        "it is and move it away"
+    )
+
+
 def _open_locked(path: Path) -> int:
     while True:
-        file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        file = _open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.fchmod(file, 0o600)
