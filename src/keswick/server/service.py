@@ -141,6 +141,7 @@ class Service:
             reply = self._dialect.refuse(call, error)
         except Exception as error:
             reply = self._crashed(call, error)
+        # On record before it is answered, as on the I/O thread: what a client does next comes later in the log.
+        self._finish(self._main_recorder, call, reply[0] if reply is not None else 200)
         if reply is not None:
             call.request.respond(*reply)
-        self._finish(self._main_recorder, call, reply[0] if reply is not None else 200)
