@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -12,6 +13,10 @@ use crate::limits::{Shared, milliseconds};
 
 /// A connection that was asked to end and has nothing to do is cut after so many milliseconds.
 const LAST_CHANCE: u64 = 3_000;
+
+/// A client that has just connected is about to send a request. It has so long for that, and for its handshake before,
+/// when the server does not want it any more.
+pub const NEWCOMER: Duration = Duration::from_secs(3);
 
 /// Waiting bytes are counted by the period in which they last moved. A period is half of `write_seconds`; the oldest of
 /// the three before the present one is the one that nothing should be left of.
@@ -21,6 +26,8 @@ const PERIODS: usize = 4;
 #[repr(u8)]
 pub enum Demand {
     GoOn,
+    /// Answer one more request, saying that it is the last one, then close (HTTP/1.1).
+    Last,
     /// Answer what is running, then close.
     End,
     /// Close at once.
@@ -37,6 +44,7 @@ pub struct Activity {
     demand: AtomicU8,
     demand_changed: Notify,
     demanded_at: AtomicU64,
+    patient_until: AtomicU64,
     requests: AtomicU32,
     answered: AtomicBool,
     idle_since: AtomicU64,
@@ -56,6 +64,7 @@ impl Activity {
             demand: AtomicU8::new(Demand::GoOn as u8),
             demand_changed: Notify::new(),
             demanded_at: AtomicU64::new(0),
+            patient_until: AtomicU64::new(0),
             requests: AtomicU32::new(0),
             answered: AtomicBool::new(false),
             idle_since: AtomicU64::new(now),
@@ -68,7 +77,8 @@ impl Activity {
     pub fn demand(&self) -> Demand {
         match self.demand.load(Relaxed) {
             0 => Demand::GoOn,
-            1 => Demand::End,
+            1 => Demand::Last,
+            2 => Demand::End,
             _ => Demand::Cut,
         }
     }
@@ -78,6 +88,31 @@ impl Activity {
             self.demanded_at.store(self.shared.clock.now(), Relaxed);
             self.demand_changed.notify_one();
         }
+    }
+
+    /// Asks it to end without losing a request that is on its way.
+    ///
+    /// HTTP/2 says on both sides which one was the last. Over HTTP/1.1 only an answer says that, and a request that
+    /// crosses the end of an idle connection is lost. So such a connection stays until then (milliseconds of the
+    /// clock), for one more request.
+    pub fn retire(&self, until: u64) {
+        let is_new = self.requests.load(Relaxed) == 0 && !self.answered.load(Relaxed);
+        let until = match (self.http2, is_new) {
+            (true, _) => 0,
+            (false, true) => until.max(self.idle_since.load(Relaxed) + milliseconds(NEWCOMER)),
+            (false, false) => until,
+        };
+        if until > self.shared.clock.now() {
+            self.patient_until.store(until, Relaxed);
+            self.ask(Demand::Last);
+        } else {
+            self.ask(Demand::End);
+        }
+    }
+
+    /// Whether a part of a request's header has come in, and not the whole.
+    pub fn in_header(&self) -> bool {
+        self.requests.load(Relaxed) == 0 && self.header_since.load(Relaxed) != 0
     }
 
     /// The next change of `demand`.
@@ -128,12 +163,16 @@ impl Activity {
         if !self.http2 && older(&self.header_since, limits.header_seconds) {
             return self.ask(Demand::Cut);
         }
-        if self.demand() == Demand::End {
+        let demand = self.demand();
+        if demand == Demand::End {
             let since = self.demanded_at.load(Relaxed).max(self.idle_since.load(Relaxed));
             if age(since) >= LAST_CHANCE {
                 self.ask(Demand::Cut);
             }
-        } else if (self.excess && self.answered.load(Relaxed)) || older(&self.idle_since, limits.idle_seconds) {
+        } else if (demand == Demand::Last && now >= self.patient_until.load(Relaxed))
+            || (self.excess && self.answered.load(Relaxed))
+            || older(&self.idle_since, limits.idle_seconds)
+        {
             self.ask(Demand::End);
         }
     }

@@ -1,10 +1,11 @@
 //! The way of a request on an established connection, over HTTP/1.1 and HTTP/2.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
@@ -126,6 +127,16 @@ async fn conduct<C: Future>(connection: C, activity: &Activity, end: fn(Pin<&mut
             () = activity.changed() => match activity.demand() {
                 Demand::Cut => return,
                 Demand::End if !ending => {
+                    // An idle HTTP/1.1 connection is closed by this without a look at what has come in. The socket is
+                    // read once more before it; what it brings is answered, and that answer is the last one.
+                    if !activity.http2 {
+                        if poll_fn(|cx| Poll::Ready(connection.as_mut().poll(cx))).await.is_ready() {
+                            return;
+                        }
+                        if activity.in_header() {
+                            continue;
+                        }
+                    }
                     ending = true;
                     end(connection.as_mut());
                 }
@@ -167,7 +178,7 @@ impl Session {
             Err(refusal) => (self.refuse(&parts, refusal), refusal != Refusal::Overload),
         };
         let unread = !body.is_end_stream();
-        let close = last || unread || activity.excess || self.core.shared.draining.load(Relaxed);
+        let close = last || unread || activity.excess || activity.demand() != Demand::GoOn;
         reply.into_response(&method, close, activity, flight)
     }
 

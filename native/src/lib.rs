@@ -1,7 +1,8 @@
 //! The native part of Keswick: it moves bytes and decides nothing.
 //!
-//! A connection walks through `listener` (accept, handshake by `tls`, bounds per address), `socket` (from the handshake
-//! threads to the I/O thread), `http` (both versions, bodies), `bridge` (to Python) and `reply` (back, streams).
+//! A connection walks through `listener` (accept, header of a proxy by `proxy_protocol`, handshake by `tls`, bounds per
+//! address), `socket` (from the handshake threads to the I/O thread), `http` (both versions, bodies), `bridge` (to
+//! Python) and `reply` (back, streams).
 //! `activity` ends what stands still, `limits` has every bound, `server` the threads and their life. `client` makes calls
 //! to such servers. `certificate` and `trust` read and verify certificates, `issue` makes them, `seal` has the sealing
 //! primitives, `process` hardens the process. No route, policy or key name is known here. The Python face is described
@@ -16,6 +17,7 @@ mod issue;
 mod limits;
 mod listener;
 mod process;
+mod proxy_protocol;
 mod reply;
 mod seal;
 mod server;

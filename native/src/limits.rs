@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -152,7 +152,6 @@ pub struct Shared {
     pub limits: Limits,
     pub body_limits: BodyLimits,
     pub clock: Clock,
-    pub draining: AtomicBool,
     pub requests: AtomicUsize,
     pub handshakes_failed_total: AtomicU64,
     pub refused_total: AtomicU64,
@@ -165,6 +164,7 @@ pub struct Shared {
     buffered: AtomicUsize,
     connections: AtomicUsize,
     connections_total: AtomicU64,
+    arriving: AtomicUsize,
     lingering: AtomicUsize,
     none_left: (Mutex<()>, Condvar),
 }
@@ -175,7 +175,6 @@ impl Shared {
             limits,
             body_limits,
             clock: Clock::new(),
-            draining: AtomicBool::new(false),
             requests: AtomicUsize::new(0),
             handshakes_failed_total: AtomicU64::new(0),
             refused_total: AtomicU64::new(0),
@@ -188,6 +187,7 @@ impl Shared {
             buffered: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
             connections_total: AtomicU64::new(0),
+            arriving: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),
             none_left: (Mutex::default(), Condvar::new()),
         }
@@ -219,13 +219,20 @@ impl Shared {
         self.connections_total.load(Relaxed)
     }
 
-    /// Waits until there is no connection, at most that long. Whether there is none.
+    /// Waits until there is no connection and none to come, at most that long. Whether it is so.
     pub fn wait_until_none_left(&self, longest: Duration) -> bool {
+        let some_left = || self.connections() > 0 || self.arriving.load(Relaxed) > 0;
         let (lock, condition) = &self.none_left;
         let guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = condition.wait_timeout_while(guard, longest, |()| self.connections() > 0);
+        let waited = condition.wait_timeout_while(guard, longest, |()| some_left());
         drop(waited);
-        self.connections() == 0
+        !some_left()
+    }
+
+    fn one_less(&self) {
+        let (lock, condition) = &self.none_left;
+        let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        condition.notify_all();
     }
 }
 
@@ -288,9 +295,25 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         if self.shared.connections.fetch_sub(1, Relaxed) == 1 {
-            let (lock, condition) = &self.shared.none_left;
-            let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
-            condition.notify_all();
+            self.shared.one_less();
+        }
+    }
+}
+
+/// What may yet become a connection: whoever waits for the last one waits for this, too.
+pub struct Arrival(Arc<Shared>);
+
+impl Arrival {
+    pub fn new(shared: &Arc<Shared>) -> Self {
+        shared.arriving.fetch_add(1, Relaxed);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        if self.0.arriving.fetch_sub(1, Relaxed) == 1 {
+            self.0.one_less();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! From the listening socket to an established connection, on threads that never touch Python.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,11 +13,13 @@ use rustls_pki_types::CertificateDer;
 use socket2::{Domain, Protocol, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
-use crate::limits::{Shared, Slot};
-use crate::socket::{Socket, Transport};
+use crate::limits::{Arrival, Shared, Slot};
+use crate::proxy_protocol::ProxyProtocol;
+use crate::socket::{Origin, Socket, Transport};
 use crate::tls;
 
 const BACKLOG: i32 = 1024;
@@ -25,6 +28,12 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// How long to wait when no connection can be accepted, such as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// In what time a connection becomes whole that the kernel has begun to make: half a round trip, and some.
+const HALF_MADE: Duration = Duration::from_millis(50);
+
+/// No longer than this are the last ones accepted, however fast they come.
+const LAST_ONES: Duration = Duration::from_secs(1);
 
 /// Binds and listens. The kernel queues connections from now on.
 pub fn bind(host: &str, port: u16) -> io::Result<TcpListener> {
@@ -70,17 +79,32 @@ struct Terms {
     generation: u64,
 }
 
+/// Told to the task that accepts when it is to end.
+pub struct Farewell {
+    /// For handshakes that are not done.
+    pub time: Duration,
+    /// Held until the last connection is accepted.
+    pub arrival: Arrival,
+}
+
 /// Lets connections in.
 pub struct Gate {
     shared: Arc<Shared>,
+    proxy_protocol: Option<ProxyProtocol>,
     terms: RwLock<Terms>,
     pending: Mutex<Pending>,
     established: UnboundedSender<Established>,
 }
 
 impl Gate {
-    pub fn new(shared: Arc<Shared>, tls: Option<Arc<ServerConfig>>, established: UnboundedSender<Established>) -> Self {
-        Self { shared, terms: RwLock::new(Terms { tls, generation: 0 }), pending: Mutex::default(), established }
+    pub fn new(
+        shared: Arc<Shared>,
+        tls: Option<Arc<ServerConfig>>,
+        proxy_protocol: Option<ProxyProtocol>,
+        established: UnboundedSender<Established>,
+    ) -> Self {
+        let terms = RwLock::new(Terms { tls, generation: 0 });
+        Self { shared, proxy_protocol, terms, pending: Mutex::default(), established }
     }
 
     /// Uses `tls` from now on. Returns its generation, or None when the listener is a plain one.
@@ -91,15 +115,35 @@ impl Gate {
         Some(terms.generation)
     }
 
-    /// Accepts for ever. Dropping the future closes the listening socket.
-    pub async fn accept(self: Arc<Self>, listener: TcpListener) -> io::Result<()> {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+    /// Accepts until the farewell. What the kernel has let in by then is a connection for its client, which may have
+    /// sent a request, so that it is served, too. Dropping the future closes the listening socket.
+    pub async fn accept(self: Arc<Self>, listener: TcpListener, farewell: oneshot::Receiver<Farewell>) {
+        let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+        let farewell = tokio::select! {
+            farewell = farewell => farewell,
+            never = self.accept_for_ever(&listener) => match never {},
+        };
+        let Ok(Farewell { time, arrival }) = farewell else { return };
+        ignore_newcomers(&listener);
+        let last_ones = async { while tokio::time::timeout(HALF_MADE, self.accept_one(&listener)).await.is_ok() {} };
+        let _ = tokio::time::timeout(LAST_ONES, last_ones).await;
+        drop(listener);
+        drop(arrival);
+        tokio::time::sleep(time).await;
+        self.drop_handshakes();
+    }
+
+    async fn accept_for_ever(self: &Arc<Self>, listener: &tokio::net::TcpListener) -> Infallible {
         loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => self.admit(stream, peer.ip().to_canonical()),
-                Err(error) if is_about_one_client(&error) => {}
-                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-            }
+            self.accept_one(listener).await;
+        }
+    }
+
+    async fn accept_one(self: &Arc<Self>, listener: &tokio::net::TcpListener) {
+        match listener.accept().await {
+            Ok((stream, peer)) => self.admit(stream, peer.ip().to_canonical()),
+            Err(error) if is_about_one_client(&error) => {}
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
         }
     }
 
@@ -108,26 +152,64 @@ impl Gate {
             self.shared.refused_total.fetch_add(1, Relaxed);
             return;
         }
+        // All connections of a proxy come from its address: the bound is for its clients, once it has named them.
+        let proxied = self.proxy_protocol.as_ref().is_some_and(|protocol| protocol.expects_from(peer));
         // The lock is held until the task is noted, so that the task cannot end before that.
         let mut pending = self.pending();
-        let limits = &self.shared.limits;
-        if let Some(oldest) = pending.make_room(peer, limits.handshakes, limits.handshakes_per_address) {
-            self.shared.refused_total.fetch_add(1, Relaxed);
-            self.shared.handshake_failed(oldest, "dropped for newer ones, too many handshakes are pending".to_owned());
+        if !proxied {
+            self.make_room_of(peer, &mut pending);
         }
+        self.dropped(pending.make_room(self.shared.limits.handshakes));
         let number = pending.next_number();
-        let task = tokio::spawn(self.clone().shake_hands(stream, peer, number));
-        pending.insert(peer, number, task.abort_handle());
+        let arrival = Arrival::new(&self.shared);
+        let task = tokio::spawn(self.clone().let_in(stream, Origin { peer, proxied }, number, arrival));
+        pending.insert(number, peer, task.abort_handle());
+        if !proxied {
+            pending.count(number, peer);
+        }
     }
 
-    async fn shake_hands(self: Arc<Self>, stream: TcpStream, peer: IpAddr, number: u64) {
+    fn make_room_of(&self, peer: IpAddr, pending: &mut Pending) {
+        self.dropped(pending.make_room_of(peer, self.shared.limits.handshakes_per_address));
+    }
+
+    fn dropped(&self, peer: Option<IpAddr>) {
+        if let Some(peer) = peer {
+            self.shared.refused_total.fetch_add(1, Relaxed);
+            self.shared.handshake_failed(peer, "dropped for newer ones, too many handshakes are pending".to_owned());
+        }
+    }
+
+    async fn let_in(self: Arc<Self>, mut stream: TcpStream, mut origin: Origin, number: u64, _arrival: Arrival) {
         // Also when the handshake is dropped or panics.
-        let _pending = Removal { gate: &self, peer, number };
+        let _pending = Removal { gate: &self, number };
+        if let Some(protocol) = self.proxy_protocol.as_ref().filter(|_| origin.proxied) {
+            match protocol.read_from(&mut stream).await {
+                Ok(None) => {}
+                Ok(Some(client)) => {
+                    origin.peer = client;
+                    self.introduce(client, number);
+                }
+                Err(reason) => return self.shared.handshake_failed(origin.peer, reason),
+            }
+        }
+        self.shake_hands(stream, origin).await;
+    }
+
+    /// A proxy has named the client behind a pending handshake.
+    fn introduce(&self, client: IpAddr, number: u64) {
+        let mut pending = self.pending();
+        self.make_room_of(client, &mut pending);
+        pending.count(number, client);
+    }
+
+    async fn shake_hands(&self, stream: TcpStream, origin: Origin) {
         let (tls, generation) = {
             let terms = self.terms.read().unwrap_or_else(PoisonError::into_inner);
             (terms.tls.clone(), terms.generation)
         };
-        let socket = Socket::new(stream, self.shared.clone(), tls.is_some());
+        let peer = origin.peer;
+        let socket = Socket::new(stream, self.shared.clone(), origin, tls.is_some());
         let mut http2 = false;
         let mut certificates = Vec::new();
         let mut transport = match tls {
@@ -184,6 +266,31 @@ impl Gate {
     }
 }
 
+/// Has the kernel drop the beginnings of new connections, while those that are half made become whole: between the last
+/// one that is accepted and the end of the listening socket none is made that nobody would ever serve. Their clients try
+/// again after a second, and are refused. Where the kernel cannot do it, the gap of some microseconds stays.
+#[cfg(target_os = "linux")]
+fn ignore_newcomers(listener: &tokio::net::TcpListener) {
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    let code = |code: u32| u16::try_from(code).unwrap_or_default();
+    let load = code(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS);
+    let and = code(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K);
+    let is_equal = code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K);
+    let keep_bytes = code(libc::BPF_RET | libc::BPF_K);
+    let _ = socket2::SockRef::from(listener).attach_filter(&[
+        socket2::SockFilter::new(load, 0, 0, FLAGS),
+        socket2::SockFilter::new(and, 0, 0, SYN | ACK),
+        socket2::SockFilter::new(is_equal, 0, 1, SYN),
+        socket2::SockFilter::new(keep_bytes, 0, 0, 0),
+        socket2::SockFilter::new(keep_bytes, 0, 0, u32::MAX),
+    ]);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ignore_newcomers(_listener: &tokio::net::TcpListener) {}
+
 /// Errors of `accept` that are about the connection that was to be accepted; the next one may be well.
 fn is_about_one_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, PermissionDenied, TimedOut};
@@ -191,10 +298,14 @@ fn is_about_one_client(error: &io::Error) -> bool {
 }
 
 /// The handshakes that are not done yet, numbered by age.
+///
+/// When there are too many the oldest one is dropped: a client that shakes hands without delay gets in, however many
+/// stay in the door.
 #[derive(Default)]
 struct Pending {
     last_number: u64,
     by_age: BTreeMap<u64, (IpAddr, AbortHandle)>,
+    /// Those that the bound per address is for.
     by_address: HashMap<IpAddr, BTreeSet<u64>>,
 }
 
@@ -204,46 +315,57 @@ impl Pending {
         self.last_number
     }
 
-    fn insert(&mut self, peer: IpAddr, number: u64, task: AbortHandle) {
+    fn insert(&mut self, number: u64, peer: IpAddr, task: AbortHandle) {
         self.by_age.insert(number, (peer, task));
-        self.by_address.entry(peer).or_default().insert(number);
     }
 
-    fn remove(&mut self, peer: IpAddr, number: u64) -> Option<AbortHandle> {
-        let (_, task) = self.by_age.remove(&number)?;
+    /// From now on it is one of that peer, and counts as one.
+    fn count(&mut self, number: u64, peer: IpAddr) {
+        if let Some((known_as, _)) = self.by_age.get_mut(&number) {
+            *known_as = peer;
+            self.by_address.entry(peer).or_default().insert(number);
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<(IpAddr, AbortHandle)> {
+        let (peer, task) = self.by_age.remove(&number)?;
         if let Some(numbers) = self.by_address.get_mut(&peer) {
             numbers.remove(&number);
             if numbers.is_empty() {
                 self.by_address.remove(&peer);
             }
         }
-        Some(task)
+        Some((peer, task))
     }
 
-    /// Makes room for one more of this peer: the oldest one, of the peer if it has too many, is dropped. A client that
-    /// shakes hands without delay gets in, however many stay in the door.
-    fn make_room(&mut self, peer: IpAddr, at_most: usize, at_most_of_peer: usize) -> Option<IpAddr> {
-        let (number, address) = match self.by_address.get(&peer) {
-            Some(numbers) if numbers.len() >= at_most_of_peer => (*numbers.first()?, peer),
-            _ if self.by_age.len() >= at_most => {
-                self.by_age.first_key_value().map(|(number, (address, _))| (*number, *address))?
-            }
-            _ => return None,
-        };
-        self.remove(address, number)?.abort();
-        Some(address)
+    /// Makes room for one more. Whose handshake was dropped for that.
+    fn make_room(&mut self, at_most: usize) -> Option<IpAddr> {
+        let oldest = self.by_age.first_key_value().filter(|_| self.by_age.len() >= at_most);
+        let oldest = *oldest?.0;
+        self.drop_one(oldest)
+    }
+
+    /// The same for one more of this peer.
+    fn make_room_of(&mut self, peer: IpAddr, at_most: usize) -> Option<IpAddr> {
+        let oldest = *self.by_address.get(&peer).filter(|numbers| numbers.len() >= at_most)?.first()?;
+        self.drop_one(oldest)
+    }
+
+    fn drop_one(&mut self, number: u64) -> Option<IpAddr> {
+        let (peer, task) = self.remove(number)?;
+        task.abort();
+        Some(peer)
     }
 }
 
 /// Takes a handshake off the list when it ends, whichever way.
 struct Removal<'a> {
     gate: &'a Gate,
-    peer: IpAddr,
     number: u64,
 }
 
 impl Drop for Removal<'_> {
     fn drop(&mut self) {
-        self.gate.pending().remove(self.peer, self.number);
+        self.gate.pending().remove(self.number);
     }
 }

@@ -13,13 +13,15 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
-use crate::activity::{Activity, Demand};
+use crate::activity::{Activity, Demand, NEWCOMER};
 use crate::bridge::Streams;
 use crate::http::{self, Core, Replies};
-use crate::limits::{BodyLimits, Limits, Shared};
-use crate::listener::{self, Established, Gate};
+use crate::limits::{Arrival, BodyLimits, Limits, Shared, milliseconds};
+use crate::listener::{self, Established, Farewell, Gate};
+use crate::proxy_protocol::ProxyProtocol;
 use crate::reply::Reply;
 use crate::tls::Tls;
 
@@ -33,7 +35,8 @@ static RUNNING: Mutex<Vec<Arc<Engine>>> = Mutex::new(Vec::new());
 enum Command {
     /// End the connections made under TLS settings before this generation.
     EndOlderThan(u64),
-    Drain,
+    /// End all, and idle ones after that time.
+    Drain(Duration),
     Close,
 }
 
@@ -50,6 +53,7 @@ struct Threads {
     io: JoinHandle<()>,
     handshakes: Runtime,
     accept: AbortHandle,
+    farewell: Option<oneshot::Sender<Farewell>>,
 }
 
 enum Phase {
@@ -107,18 +111,20 @@ impl Engine {
                 });
             });
         })?;
-        let accept = handshakes.spawn(self.gate.clone().accept(listener)).abort_handle();
-        Ok(Threads { io, handshakes, accept })
+        let (farewell, until) = oneshot::channel();
+        let accept = handshakes.spawn(self.gate.clone().accept(listener, until)).abort_handle();
+        Ok(Threads { io, handshakes, accept, farewell: Some(farewell) })
     }
 
-    /// Stops accepting and lets go of handshakes that are not done; what runs goes on.
-    fn drain(&self) {
-        self.shared.draining.store(true, Relaxed);
-        if let Phase::Running(threads) = &*self.phase() {
-            threads.accept.abort();
+    /// Lets in who is at the door and nobody else, and ends what is there.
+    fn drain(&self, linger: Duration) {
+        if let Phase::Running(Threads { farewell, .. }) = &mut *self.phase() {
+            // The second time the door is shut.
+            if let Some(farewell) = farewell.take() {
+                let _ = farewell.send(Farewell { time: linger.max(NEWCOMER), arrival: Arrival::new(&self.shared) });
+            }
         }
-        self.gate.drop_handshakes();
-        let _ = self.commands.send(Command::Drain);
+        let _ = self.commands.send(Command::Drain(linger));
         self.streams.close_older_than(u64::MAX);
     }
 
@@ -149,6 +155,7 @@ async fn attend(
     let shared = core.shared.clone();
     let connections = Arc::new(Connections::default());
     let mut oldest_generation = 0;
+    let mut draining_until = None;
     let mut sweep = tokio::time::interval(shared.limits.sweep_interval());
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -157,16 +164,24 @@ async fn attend(
             command = commands.recv() => match command {
                 Some(Command::EndOlderThan(generation)) => {
                     oldest_generation = generation;
-                    connections.ask_older_than(generation, Demand::End);
+                    connections.for_each(|activity| {
+                        if activity.generation < generation {
+                            activity.retire(0);
+                        }
+                    });
                 }
-                Some(Command::Drain) => connections.ask_older_than(u64::MAX, Demand::End),
+                Some(Command::Drain(linger)) => {
+                    shared.clock.advance();
+                    let until = shared.clock.now() + milliseconds(linger);
+                    draining_until = Some(until);
+                    connections.for_each(|activity| activity.retire(until));
+                }
                 Some(Command::Close) | None => break,
             },
             Some(connection) = established.recv() => {
-                // Settings that are not wanted any more serve no new connection.
-                if connection.generation >= oldest_generation {
-                    tokio::spawn(connections.clone().keep(core.clone(), connection));
-                }
+                // One whose handshake was under way at that time is asked like those before it.
+                let retire = if connection.generation < oldest_generation { Some(0) } else { draining_until };
+                tokio::spawn(connections.clone().keep(core.clone(), connection, retire));
             }
             _ = sweep.tick() => {
                 shared.clock.advance();
@@ -175,7 +190,7 @@ async fn attend(
         }
     }
     // Let tasks end by themselves, so that streams are closed and callbacks called while there is a runtime.
-    connections.ask_older_than(u64::MAX, Demand::Cut);
+    connections.for_each(|activity| activity.ask(Demand::Cut));
     for _ in 0..1_000 {
         if connections.is_empty() && shared.requests.load(Relaxed) == 0 {
             break;
@@ -189,11 +204,11 @@ async fn attend(
 struct Connections(Mutex<HashMap<u64, Arc<Activity>>>);
 
 impl Connections {
-    async fn keep(self: Arc<Self>, core: Arc<Core>, connection: Established) {
+    async fn keep(self: Arc<Self>, core: Arc<Core>, connection: Established, retire: Option<u64>) {
         let Established { http2, generation, ref slot, .. } = connection;
         let activity = Arc::new(Activity::new(core.shared.clone(), http2, slot.excess, generation));
-        if core.shared.draining.load(Relaxed) {
-            activity.ask(Demand::End);
+        if let Some(until) = retire {
+            activity.retire(until);
         }
         // An address is a name that no other connection has meanwhile.
         let name = Arc::as_ptr(&activity) as u64;
@@ -204,14 +219,6 @@ impl Connections {
 
     fn for_each(&self, action: impl Fn(&Activity)) {
         self.all().values().for_each(|activity| action(activity));
-    }
-
-    fn ask_older_than(&self, generation: u64, demand: Demand) {
-        self.for_each(|activity| {
-            if activity.generation < generation {
-                activity.ask(demand);
-            }
-        });
     }
 
     fn is_empty(&self) -> bool {
@@ -243,7 +250,9 @@ pub struct Server {
 #[pymethods]
 impl Server {
     #[new]
-    #[pyo3(signature = (handler, *, host, port, tls, body_limits = Vec::new(), limits = None, replies = None))]
+    #[pyo3(signature = (
+        handler, *, host, port, tls, body_limits = Vec::new(), limits = None, replies = None, proxy_protocol = None
+    ))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords in Python")]
     fn new(
         py: Python<'_>,
@@ -254,16 +263,20 @@ impl Server {
         body_limits: Vec<(String, usize)>,
         limits: Option<&Bound<'_, PyDict>>,
         replies: Option<&Bound<'_, PyDict>>,
+        proxy_protocol: Option<(Vec<String>, f64)>,
     ) -> PyResult<Self> {
         let limits = Limits::from_python(limits)?;
         let replies = replies_from_python(replies)?;
+        let proxy_protocol = proxy_protocol
+            .map(|(networks, seconds)| ProxyProtocol::new(&networks, seconds).map_err(PyValueError::new_err))
+            .transpose()?;
         few_arenas();
         let listener = py.detach(|| listener::bind(host, port)).map_err(os_error)?;
         let address = listener.local_addr().map_err(os_error)?;
         let shared = Arc::new(Shared::new(limits, BodyLimits::new(body_limits)));
         let (hand_over, established) = unbounded_channel();
         let (command, commands) = unbounded_channel();
-        let gate = Gate::new(shared.clone(), tls.map(|tls| tls.config.clone()), hand_over);
+        let gate = Gate::new(shared.clone(), tls.map(|tls| tls.config.clone()), proxy_protocol, hand_over);
         let prepared = Prepared { listener, handler, replies, commands, established };
         let engine = Engine {
             shared,
@@ -296,13 +309,13 @@ impl Server {
         Ok(())
     }
 
-    fn drain(&self) {
-        self.engine.drain();
+    #[pyo3(signature = (linger = 0.0))]
+    fn drain(&self, linger: f64) {
+        self.engine.drain(from_seconds(linger));
     }
 
     fn wait_drained(&self, py: Python<'_>, seconds: f64) -> bool {
-        let longest = Duration::try_from_secs_f64(seconds.clamp(0.0, 1e6)).unwrap_or_default();
-        py.detach(|| self.engine.shared.wait_until_none_left(longest))
+        py.detach(|| self.engine.shared.wait_until_none_left(from_seconds(seconds)))
     }
 
     fn close(&self, py: Python<'_>) {
@@ -341,6 +354,10 @@ impl Drop for Server {
     fn drop(&mut self) {
         Python::try_attach(|py| py.detach(|| self.engine.close()));
     }
+}
+
+fn from_seconds(number: f64) -> Duration {
+    Duration::try_from_secs_f64(number.clamp(0.0, 1e6)).unwrap_or_default()
 }
 
 fn replies_from_python(given: Option<&Bound<'_, PyDict>>) -> PyResult<Replies> {

@@ -1,6 +1,7 @@
 //! The bytes of one connection: a TCP socket that can move from one runtime to another, with or without TLS over it.
 
-use std::io;
+use std::io::{self, Read};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,6 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::activity::{Activity, Demand};
 use crate::limits::{Lingerer, Shared};
+use crate::proxy_protocol;
 
 /// How long a closed connection waits for its client to have read the last answer. Without that, bytes of the client
 /// that nobody read make the kernel reset the connection, and the answer is lost.
@@ -32,14 +34,28 @@ enum State {
 /// What the client has said first.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Greeting {
-    /// Nothing yet, and TLS is expected.
+    /// Nothing yet.
     Awaited,
+    /// HTTP, where TLS is expected.
     PlainHttp,
+    /// What only a proxy that is known says, and not twice.
+    ProxyHeader,
     Good,
+}
+
+/// Whose connection it is.
+#[derive(Clone, Copy)]
+pub struct Origin {
+    /// The client's address: of the TCP peer, or as a proxy has named it.
+    pub peer: IpAddr,
+    /// Whether there was the header of a proxy.
+    pub proxied: bool,
 }
 
 pub struct Socket {
     state: State,
+    origin: Origin,
+    expects_tls: bool,
     greeting: Greeting,
     shared: Arc<Shared>,
     /// Known once the connection is made.
@@ -49,9 +65,9 @@ pub struct Socket {
 }
 
 impl Socket {
-    pub fn new(stream: TcpStream, shared: Arc<Shared>, expects_tls: bool) -> Self {
-        let greeting = if expects_tls { Greeting::Awaited } else { Greeting::Good };
-        Self { state: State::Live(stream), greeting, shared, activity: None, ended: false }
+    pub fn new(stream: TcpStream, shared: Arc<Shared>, origin: Origin, expects_tls: bool) -> Self {
+        let (state, greeting) = (State::Live(stream), Greeting::Awaited);
+        Self { state, origin, expects_tls, greeting, shared, activity: None, ended: false }
     }
 
     /// Tells a client that has begun with HTTP in place of TLS.
@@ -86,6 +102,37 @@ impl Socket {
         }
     }
 
+    /// Looks at the first bytes that came in. An error, in words, when they are nothing to go on with.
+    fn greet(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.greeting = Greeting::of(bytes, self.expects_tls);
+        let reason = match self.greeting {
+            Greeting::PlainHttp => "an HTTP request without TLS",
+            Greeting::ProxyHeader if self.origin.proxied => "a second PROXY header",
+            Greeting::ProxyHeader => "a PROXY header from an address that is not in 'proxy_protocol.from'",
+            Greeting::Awaited | Greeting::Good => return Ok(()),
+        };
+        if !self.expects_tls {
+            // There is no handshake that would tell of it.
+            self.shared.handshake_failed(self.origin.peer, reason.to_owned());
+        }
+        Err(io::Error::other(reason))
+    }
+
+    /// Reads what the runtime does not know of yet: it hears of it once in a turn, which takes a while under load.
+    fn read_at_once(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let stream = self.stream()?;
+        match (&*SockRef::from(&*stream)).read(buf.initialize_unfilled()) {
+            Ok(count) => buf.advance(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_ending(&self) -> bool {
+        self.activity.as_ref().is_some_and(|activity| activity.demand() == Demand::End)
+    }
+
     fn wrote<T>(&mut self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if let Poll::Ready(Err(_)) = result {
             self.ended = true;
@@ -98,25 +145,33 @@ impl Socket {
 }
 
 impl Greeting {
-    fn of(bytes: &[u8]) -> Self {
+    fn of(bytes: &[u8], expects_tls: bool) -> Self {
         let methods: [&[u8]; 7] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"PATCH ", b"OPTIONS "];
-        if methods.iter().any(|method| bytes.starts_with(method)) { Self::PlainHttp } else { Self::Good }
+        if proxy_protocol::is_header(bytes) {
+            Self::ProxyHeader
+        } else if expects_tls && methods.iter().any(|method| bytes.starts_with(method)) {
+            Self::PlainHttp
+        } else {
+            Self::Good
+        }
     }
 }
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let result = self.stream()?.poll_read(cx, buf);
+        let mut result = self.stream()?.poll_read(cx, buf);
+        if result.is_pending() && self.is_ending() {
+            result = self.read_at_once(buf);
+        }
         match &result {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
-                if self.greeting == Greeting::Awaited {
-                    self.greeting = Greeting::of(&buf.filled()[before..]);
-                    if self.greeting == Greeting::PlainHttp {
-                        // TLS does not see it, or an alert would stand before the answer.
-                        buf.set_filled(before);
-                        return Poll::Ready(Err(io::Error::other("an HTTP request without TLS")));
-                    }
+                if self.greeting == Greeting::Awaited
+                    && let Err(refused) = self.greet(&buf.filled()[before..])
+                {
+                    // Nobody above sees it, or an alert would stand before the answer.
+                    buf.set_filled(before);
+                    return Poll::Ready(Err(refused));
                 }
                 if let Some(activity) = &self.activity {
                     activity.received();

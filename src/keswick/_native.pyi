@@ -89,7 +89,8 @@ class Connection:
 
     @property
     def peer(self) -> str:
-        """The IP address of the TCP peer (IPv4-mapped addresses as IPv4), without the port."""
+        """The client's IP address (IPv4-mapped addresses as IPv4), without the port: the TCP peer's, or the one that a
+        proxy named in its PROXY header."""
     @property
     def certificates(self) -> list[bytes]:
         """The client's certificates, DER, as they came: the leaf first. Empty when there are none."""
@@ -160,6 +161,14 @@ class Server:
     a body that breaks the protocol), "error" (the handler failed). Unless given they are empty, with the status 503,
     408, 413, 400, 500.
 
+    `proxy_protocol`: (networks, seconds). From these networks (CIDR, IPv4 or IPv6, or single addresses) each connection
+    has to begin with a PROXY header, version 2, within so many seconds, before TLS. Its command PROXY with TCP over
+    IPv4 or IPv6 names the client; with LOCAL, or any other family, the connection keeps its own address. A header
+    whose CRC32C does not fit, with more than 4,096 bytes after its first 16, malformed or missing ends the connection,
+    and so does a header of either version from any other address; `take_handshake_errors` tells. The bound of pending
+    handshakes per address is for the clients that a proxy names, not for the proxy. ValueError, in plain words, for
+    what is no network, and for the networks of all addresses.
+
     The socket is bound by the constructor: OSError when the address cannot be had.
     """
 
@@ -173,6 +182,7 @@ class Server:
         body_limits: Sequence[tuple[str, int]] = (),
         limits: dict[str, float] | None = None,
         replies: dict[str, Reply] | None = None,
+        proxy_protocol: tuple[Sequence[str], float] | None = None,
     ) -> Server: ...
     @property
     def address(self) -> tuple[str, int]:
@@ -181,12 +191,20 @@ class Server:
         """Begin to accept."""
     def set_tls(self, tls: Tls, *, drain: bool = False) -> None:
         """Use `tls` for new handshakes. With `drain`, connections made before are asked to end (GOAWAY, `Connection:
-        close`) when their running requests are answered."""
-    def drain(self) -> None:
+        close`) when their running requests are answered. So are those whose handshake is under way."""
+    def drain(self, linger: float = 0.0) -> None:
         """Stop accepting, send GOAWAY and `Connection: close`, let running requests end; streams are cut. Returns at
-        once."""
+        once.
+
+        Over HTTP/1.1 only an answer can say that it is the last one; a request that crosses the end of an idle
+        connection gets none, and proxies do not repeat every request. So idle connections stay open for `linger`
+        seconds, in which each may bring one more request; then they are closed, after a last look at what has come in.
+
+        Connections that the kernel has accepted are served. A client that has just connected has 3 seconds (`linger`,
+        if that is longer) for its handshake, and 3 for its first request."""
     def wait_drained(self, seconds: float) -> bool:
-        """Wait until no connection is left, at most `seconds`. Whether none is left."""
+        """Wait until no connection is left, and after `drain` none is to come, at most `seconds`. Whether none is
+        left."""
     def close(self) -> None:
         """Cut everything, end the threads. Idempotent."""
     def stats(self) -> dict[str, int]:

@@ -45,6 +45,26 @@ def test_a_request_as_python_sees_it(http2: bool) -> None:
 
 
 @BOTH
+def test_a_kept_connection_brings_the_requests_of_many(http2: bool) -> None:
+    """A proxy keeps its connections, and each request is of another client: a header is one of its request."""
+    connections: set[int] = set()
+
+    def handler(request: Request) -> Reply:
+        connection = request.connection
+        connection.state = (connection.state or 0) + 1
+        connections.add(id(connection))
+        clients = request.headers("X-Tls-Client-Cert")
+        return 200, PLAIN, f"{connection.state} {clients} {request.body.decode()}".encode()
+
+    with Endpoint(handler) as endpoint, endpoint.client(http2=http2) as client:
+        for number in range(1, 301):
+            headers = {"X-Tls-Client-Cert": f"certificate-{number}"} if number % 3 else {}
+            answer = client.post("/", headers=headers, content=f"body {number}")
+            assert answer.text == f"{number} {list(headers.values())} body {number}"
+        assert endpoint.server.stats()["connections_total"] == len(connections) == 1
+
+
+@BOTH
 def test_the_connection_is_one_object_with_a_slot(http2: bool) -> None:
     handler = Recorder()
     with Endpoint(handler) as endpoint:

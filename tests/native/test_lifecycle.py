@@ -5,26 +5,16 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 import weakref
 from pathlib import Path
 
-import h2.events
 import pytest
 
 from keswick._native import Reply, Request, Server
-from support.transport import PLAIN, Endpoint, hello, is_closed, read_response, wait_until
+from support.transport import PLAIN, Endpoint, hello, is_closed, read_response, refuses_connections, wait_until
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-
-
-def refuses_connections(endpoint: Endpoint) -> bool:
-    try:
-        socket.create_connection(endpoint.server.address, timeout=20).close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 def plain_server(**options: object) -> Server:
@@ -153,7 +143,7 @@ def test_closing_cuts_everything(alpn: str) -> None:
         assert is_closed(busy)
         assert is_closed(half_open)
         assert endpoint.server.stats()["connections"] == 0
-        assert refuses_connections(endpoint)
+        assert refuses_connections(endpoint.server)
         idle.close()
 
 
@@ -166,72 +156,7 @@ def test_closing_from_the_handler() -> None:
         with endpoint.connect() as connected:
             connected.sendall(GET)
             connected.recv(100)
-        wait_until(lambda: refuses_connections(endpoint))
-
-
-def test_draining_ends_idle_connections_and_lets_requests_finish() -> None:
-    waiting: list[Request] = []
-
-    def handler(request: Request) -> Reply | None:
-        if request.path == "/later":
-            waiting.append(request)
-            return None
-        return 200, PLAIN, b"hello"
-
-    with Endpoint(handler) as endpoint:
-        idle, busy, unused = endpoint.connect(), endpoint.connect(), endpoint.connect()
-        half_open = endpoint.half_open()
-        idle.sendall(GET)
-        read_response(idle)
-        busy.sendall(GET.replace(b"/", b"/later", 1))
-        wait_until(lambda: waiting and endpoint.server.stats()["handshakes"] == 1)
-        endpoint.server.drain()
-        assert is_closed(idle)
-        assert is_closed(unused)
-        assert is_closed(half_open)
-        wait_until(lambda: refuses_connections(endpoint))
-        assert not endpoint.server.wait_drained(0.05)
-        assert waiting[0].respond(200, PLAIN, b"done")
-        _, headers, body = read_response(busy)
-        assert (body, headers["connection"]) == (b"done", "close")
-        assert is_closed(busy)
-        assert endpoint.server.wait_drained(20)
-
-
-def test_draining_http2() -> None:
-    waiting: list[Request] = []
-    with Endpoint(lambda request: waiting.append(request)) as endpoint, endpoint.http2() as client:
-        client.request()
-        wait_until(lambda: waiting)
-        endpoint.server.drain()
-        client.until(h2.events.ConnectionTerminated)
-        # What was on its way when the client heard of it is still answered.
-        assert waiting[0].respond(200, PLAIN, b"done")
-        events = list(client.events())
-        assert any(isinstance(event, h2.events.DataReceived) and event.data == b"done" for event in events)
-        assert endpoint.server.wait_drained(20)
-
-
-def test_waiting_for_the_end_lets_other_threads_run() -> None:
-    waiting: list[Request] = []
-    with Endpoint(lambda request: waiting.append(request)) as endpoint, endpoint.connect() as connected:
-        connected.sendall(GET)
-        wait_until(lambda: waiting)
-        endpoint.server.drain()
-        thread = threading.Timer(0.1, lambda: waiting[0].respond(200, PLAIN, b"done"))
-        thread.start()
-        assert endpoint.server.wait_drained(20)
-        thread.join()
-
-
-@pytest.mark.parametrize("alpn", ["http/1.1", "h2"])
-def test_a_client_that_does_not_go_is_cut_in_the_end(alpn: str) -> None:
-    with Endpoint() as endpoint:
-        connected = endpoint.connect(alpn=alpn)
-        wait_until(lambda: endpoint.server.stats()["connections"] == 1)
-        endpoint.server.drain()
-        assert endpoint.server.wait_drained(20)
-        connected.close()
+        wait_until(lambda: refuses_connections(endpoint.server))
 
 
 def test_the_last_answer_is_read_although_the_client_still_sends() -> None:

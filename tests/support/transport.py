@@ -10,11 +10,11 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import h2.config
 import h2.connection
@@ -38,6 +38,13 @@ SERVER = make("p256", sans=["localhost", "127.0.0.1"])
 CLIENT = make("ed25519", name="client")
 
 
+class Connected(Protocol):
+    """What is used of a socket here."""
+
+    def sendall(self, data: bytes, /) -> None: ...
+    def recv(self, size: int, /) -> bytes: ...
+
+
 def hello(_request: Request) -> Reply:
     return 200, PLAIN, b"hello"
 
@@ -58,7 +65,13 @@ class Endpoint:
     """A running server on a free port of 127.0.0.1."""
 
     def __init__(
-        self, handler: Handler = hello, *, tls: Tls | None = None, plain: bool = False, **limits: float
+        self,
+        handler: Handler = hello,
+        *,
+        tls: Tls | None = None,
+        plain: bool = False,
+        proxy_protocol: tuple[Sequence[str], float] | None = None,
+        **limits: float,
     ) -> None:
         self.plain = plain
         self.server = Server(
@@ -75,6 +88,7 @@ class Endpoint:
                 "malformed": MALFORMED,
                 "error": ERROR,
             },
+            proxy_protocol=proxy_protocol,
         )
 
         self.sockets: list[socket.socket] = []
@@ -113,9 +127,10 @@ class Endpoint:
             base_url=self.url, http2=http2, http1=not http2, verify=self.context(pair), timeout=20, **options
         )
 
-    def connect(self, client: Pair | None = CLIENT, *, alpn: str | None = None) -> socket.socket:
-        """A connected socket, after the handshake."""
+    def connect(self, client: Pair | None = CLIENT, *, alpn: str | None = None, first: bytes = b"") -> socket.socket:
+        """A connected socket, after the handshake. What comes `first` is sent before that."""
         raw = self.half_open()
+        raw.sendall(first)
         if self.plain:
             return raw
         connected = self.context(client, alpn=alpn).wrap_socket(raw, server_hostname="localhost")
@@ -129,15 +144,15 @@ class Endpoint:
         return raw
 
     @contextmanager
-    def http2(self) -> Iterator["Http2"]:
-        with self.connect(alpn="h2") as connected:
+    def http2(self, *, first: bytes = b"") -> Iterator["Http2"]:
+        with self.connect(alpn="h2", first=first) as connected:
             yield Http2(connected)
 
 
 class Http2:
     """An HTTP/2 connection, frame by frame."""
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: Connected) -> None:
         self.socket = connected
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self.unparsed = b""
@@ -191,7 +206,7 @@ class Http2:
         raise AssertionError(f"the connection was closed before {kind.__name__}: {seen}")
 
 
-def read_response(connected: socket.socket) -> tuple[int, dict[str, str], bytes]:
+def read_response(connected: Connected) -> tuple[int, dict[str, str], bytes]:
     """One HTTP/1.1 response with a Content-Length: status, headers (names in lower case), body."""
     data = b""
     while b"\r\n\r\n" not in data:
@@ -206,6 +221,14 @@ def read_response(connected: socket.socket) -> tuple[int, dict[str, str], bytes]
         assert received, "closed within a body"
         body += received
     return int(first.split()[1]), headers, body
+
+
+def refuses_connections(server: Server) -> bool:
+    try:
+        socket.create_connection(server.address, timeout=20).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def is_closed(connected: socket.socket) -> bool:
