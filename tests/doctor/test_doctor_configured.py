@@ -182,6 +182,23 @@ def test_policies(folder: Path) -> None:
     assert misspelt == ["the rule '/v1/keys/create/*' matches no path of the API; look for a misspelling"]
 
 
+def test_tls_proxies(folder: Path) -> None:
+    proxies = {"identities": [NOBODY, "proxy-1"], "header": {"cert": "X-Tls-Client-Cert"}}
+    findings = found(folder, {"tls": {"proxy": proxies}, "policy": POLICIES})
+    assert (OK, f"{NOBODY} forwards the certificates of its clients in 'X-Tls-Client-Cert'") in of(
+        "tls proxies", findings
+    )
+    assert warns(findings, "tls proxies", "'proxy-1' has not the form of an identity")
+    assert warns(findings, "configuration", "can act as the admin")
+    texts = [text for _, text in of("tls proxies", findings)]
+    assert "they can act for 1 identity of the policies and for the admin" in texts
+    assert any("are not verified" in text for text in texts)
+    findings = found(folder, {"tls": {"proxy": proxies | {"admin": "off"}}}, identity=NOBODY)
+    assert not warns(findings, "configuration", "can act as the admin")
+    assert (OK, "they can act for 0 identities of the policies") in of("tls proxies", findings)
+    assert fails(findings, "rights", "this is a TLS proxy")
+
+
 def rights(folder: Path, identity: str | None, path: str | None) -> list[tuple[str, str]]:
     return of("rights", found(folder, {"policy": POLICIES}, identity=identity, path=path))
 
@@ -319,6 +336,7 @@ def test_limits_of_the_process(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     resource.setrlimit(resource.RLIMIT_NOFILE, (1000, limits[1]))
     try:
         assert warns(found(folder), "open files", "1,000 files can be open at once")
+        assert warns(found(folder, {"limits": {"connections": 500}}), "open files", "takes 500 connections")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     monkeypatch.setattr(configured, "_CAP_IPC_LOCK", 0)

@@ -6,7 +6,7 @@ import secrets
 import socket
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from ipaddress import ip_address
 from itertools import islice
@@ -40,14 +40,16 @@ _CAP_IPC_LOCK = 1 << 14  # linux/capability.h
 def checks(file: str, *, identity: str | None = None, path: str | None = None, write: bool = False) -> Iterator[Check]:
     """`identity` and `path`: whose right to ask for what is wanted. `write`: whether a key may be made, to see whether
     that works; it is deleted again."""
+    limits: Mapping[str, float] = {}
     try:
         config = configured(ServerOptions(config=file))
     except ConfigError as error:
         yield Check("configuration", partial(_raise, error))
     else:
+        limits = config.limits
         yield from _Configured(file, config, identity, path, write).checks()
     yield Check("memory", _memory)
-    yield Check("open files", _open_files)
+    yield Check("open files", partial(_open_files, limits))
     yield Check("clock", partial(_clock, file))
 
 
@@ -73,6 +75,8 @@ class _Configured:
             yield Check("tls key", partial(self.private_key, section))
             yield Check("tls pair", partial(self.pair, section))
             yield Check("tls clients", partial(self.clients, section))
+            if section.proxy.identities:
+                yield Check("tls proxies", partial(self.proxies, section))
         yield Check("admin", self.admin)
         for name in self.config.policies:
             yield Check(f"policy {name}", partial(self.policy, name))
@@ -151,6 +155,24 @@ class _Configured:
                     f"the authority '{root.subject}' has expired on {end}; clients that it certified are refused"
                 )
 
+    def proxies(self, section: TLS) -> Iterator[Finding]:
+        proxy = section.proxy
+        for identity in proxy.identities:
+            if is_identity(identity):
+                yield ok(f"{identity} forwards the certificates of its clients in '{proxy.header}'")
+            else:
+                yield warning(
+                    f"'{identity}' has not the form of an identity, which is {_IDENTITY_DIGITS} digits from 0 to f: it "
+                    "is no client's; compute it anew with 'kes identity of'"
+                )
+        count = sum(len(policy.identities) for policy in self.config.policies.values())
+        admin = " and for the admin" if proxy.admin and is_identity(self.config.admin) else ""
+        yield ok(f"they can act for {count} {'identity' if count == 1 else 'identities'} of the policies{admin}")
+        if not section.auth:
+            yield ok(
+                "forwarded certificates are not verified, as 'tls.auth' is off: the proxies vouch for their clients"
+            )
+
     # --- who may do what ---
 
     def admin(self) -> Iterator[Finding]:
@@ -210,6 +232,11 @@ class _Configured:
             raise ValueError("'--identity' is not an identity, which is 64 digits from 0 to f; see 'kes identity of'")
         if self.identity == self.config.admin:
             yield ok("this is the admin, who may call everything")
+            return
+        if self.config.tls is not None and self.identity in self.config.tls.proxy.identities:
+            yield failed(
+                "this is a TLS proxy, which has no rights but those of the clients whose certificates it forwards"
+            )
             return
         if self.config.runtime_policies:
             yield warning("policies can be written at run time: a running server may decide otherwise")
@@ -414,9 +441,9 @@ def _may_lock_memory() -> bool:
     return bool(int(effective, 16) & _CAP_IPC_LOCK)
 
 
-def _open_files() -> Iterator[Finding]:
+def _open_files(limits: Mapping[str, float]) -> Iterator[Finding]:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    connections = int(_native.DEFAULT_LIMITS["connections"])
+    connections = int(limits.get("connections", _native.DEFAULT_LIMITS["connections"]))
     if limit == resource.RLIM_INFINITY or limit > connections + 1000:
         yield ok("as many files can be open as a server takes connections")
     else:

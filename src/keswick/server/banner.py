@@ -25,6 +25,7 @@ def banner(
         *([("API Key", api_key)] if api_key else []),
         ("Admin", config.admin if _is_hex(config.admin) else "<disabled>"),
         ("Clients", _clients(config)),
+        *_proxies(config),
         *([("Policies", "can be written through the API; a restart forgets them")] if config.runtime_policies else []),
         ("Dialect", f"{config.dialect}, from a configuration of {_FORMS[config.form]}"),
         *_listed("Logs", _logs(config)),
@@ -52,6 +53,13 @@ def _clients(config: Config) -> str:
     if opened:
         return f"certificates are asked for, {verified}; none is needed for {', '.join(sorted(opened))}"
     return f"certificates are demanded, {verified}; policies apply"
+
+
+def _proxies(config: Config) -> list[tuple[str, str]]:
+    if config.tls is None or not config.tls.proxy.identities:
+        return []
+    proxy = config.tls.proxy
+    return [("Proxies", f"{len(proxy.identities)}, with the certificates of their clients in {proxy.header}")]
 
 
 def _logs(config: Config) -> list[str]:

@@ -43,8 +43,6 @@ from keswick.server.store import MeasuredStore
 from keswick.server.tls import ServerTLS
 from keswick.server.transport import listen
 
-DRAIN_SECONDS = 15.0
-"""How long running requests may take after the signal to stop."""
 TLS_RELOAD_SECONDS = 15 * 60.0
 TLS_RETRY_SECONDS = 60.0
 STORE_THREADS = 16
@@ -126,7 +124,14 @@ class _Process:
         state = self._state(config, store, self._new_cache(config, store), self._certificate)
         self._configure_logs(state)
         self._service = Service(self._runtime, state)
-        self._server = listen(self._service.handle, config.address, self._certificate.tls, body_limits(config))
+        self._server = listen(
+            self._service.handle,
+            config.address,
+            self._certificate.tls,
+            body_limits=body_limits(config),
+            limits=config.limits,
+            proxy_protocol=config.proxy_protocol,
+        )
         self._second_speaks_tls = config.metrics is not None and config.metrics.tls
         self._second = self._listen_second(config)
         self._register_gauges()
@@ -190,7 +195,13 @@ class _Process:
         if config.metrics is None:
             return None
         certificate = self._certificate.public if config.metrics.tls else None
-        return listen(MetricsListener(self._service).handle, config.metrics.address, certificate)
+        return listen(
+            MetricsListener(self._service).handle,
+            config.metrics.address,
+            certificate,
+            limits=config.limits,
+            proxy_protocol=config.metrics.proxy_protocol,
+        )
 
     def _register_gauges(self) -> None:
         self._runtime.metrics.watch(
@@ -315,10 +326,12 @@ class _Process:
         for what, before, now in (
             ("address", old.config.address, config.address),
             ("metrics", old.config.metrics, config.metrics),
+            ("proxy_protocol", old.config.proxy_protocol, config.proxy_protocol),
+            ("limits", old.config.limits, config.limits),
         ):
             if before != now:
                 self._runtime.errors.warn(
-                    f"a new '{what}' takes effect when the server is started again; the old one stays bound"
+                    f"a new '{what}' takes effect when the server is started again; the old one stays in force"
                 )
 
     def _use_tls(self, certificate: ServerTLS) -> None:
@@ -330,17 +343,18 @@ class _Process:
     # --- stop ---
 
     async def _stop(self) -> None:
-        """Let running requests end, then close everything and end the process. A second signal ends it at once."""
+        """Say that this server is not ready, let clients leave and running requests end, then close everything and end
+        the process. A second signal ends it at once."""
         loop = self._runtime.loop
-        for number, action in (
-            (signal.SIGHUP, signal.SIG_IGN),
-            (signal.SIGTERM, signal.SIG_DFL),
-            (signal.SIGINT, signal.SIG_DFL),
-        ):
-            signal.signal(number, action)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # To the first process of a container the default does nothing.
+            signal.signal(number, signal.SIG_DFL if os.getpid() != 1 else _exit_at_once)
+        stop = self._service.state.config.stop
         self._runtime.draining = True
-        self._server.drain()
-        await loop.run_in_executor(None, self._server.wait_drained, DRAIN_SECONDS)
+        await asyncio.sleep(stop.delay)
+        self._server.drain(stop.linger)
+        await loop.run_in_executor(None, self._server.wait_drained, stop.linger + stop.drain)
         for server in (self._server, self._second):
             if server is not None:
                 await loop.run_in_executor(None, server.close)
@@ -350,6 +364,10 @@ class _Process:
             await loop.run_in_executor(None, flush, FLUSH_SECONDS)
         # Calls of a key store that hangs would keep the process as long as they last.
         os._exit(0)
+
+
+def _exit_at_once(number: int, frame: object) -> None:
+    os._exit(128 + number)
 
 
 def _load_tls(config: Config) -> ServerTLS:
