@@ -144,6 +144,10 @@ def test_development_mode_has_its_own(flag: str) -> None:
     assert f"'--{flag}' flag is not supported in development mode" in _refused("--dev", f"--{flag}", "off")
 
 
+def test_development_mode_has_to_show_its_key() -> None:
+    assert "would hide the API key" in _refused("--dev", "--quiet")
+
+
 # --- the process ---
 
 

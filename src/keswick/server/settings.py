@@ -99,6 +99,8 @@ def development(options: ServerOptions) -> tuple[Config, APIKey]:
     for flag in ("config", "root", "key", "cert", "auth"):
         if getattr(options, flag) is not None:
             raise ConfigError(f"'--{flag}' flag is not supported in development mode")
+    if options.quiet:
+        raise ConfigError("'--quiet' would hide the API key, which is printed only once; leave it out with '--dev'")
     key = APIKey.generate()
     config = Config(admin=key.identity, keystore=MemoryStore(), tls=None, log=Log(audit=0))
     if options.address is not None:
