@@ -19,6 +19,10 @@ def main() -> int:
         _on_interrupt(signal.default_int_handler)
         return run()
     except KeyboardInterrupt:
+        _on_interrupt(_exit)
+        from keswick.cli.terminal import clear_line
+
+        clear_line()
         return 1
     finally:
         _on_interrupt(_exit)

@@ -259,6 +259,19 @@ def test_an_interrupt_while_the_server_hangs(server: RunningServer, tmp_path: Pa
             assert process.returncode == 1
 
 
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_an_interrupt_leaves_the_next_prompt_a_line_of_its_own(server: RunningServer, term: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        environment = {"KES_SERVER": f"127.0.0.1:{listener.getsockname()[1]}", "TERM": term}
+        with Terminal("key", "ls", env={**server.environment, **environment}) as terminal:
+            connection, _ = listener.accept()
+            with connection:
+                terminal.press_ctrl_c()
+                assert terminal.wait() == 1
+            assert terminal.is_clean
+            assert terminal.shown == ("" if term == "xterm" else "^C")
+
+
 @pytest.mark.parametrize("call", ASKING)
 @pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-"])
 def test_closed_streams_are_no_reason_to_fail(server: RunningServer, tmp_path: Path, call: Call, closed: str) -> None:

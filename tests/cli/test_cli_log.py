@@ -166,6 +166,10 @@ def test_rows_on_a_terminal_fit_into_the_window(server: RunningServer, stranger:
         assert stranger.identity[:20] in wide
         assert b"\x1b[32m200" in terminal.output
 
+        terminal.resize(40, 24)
+        assert stranger.call("GET", "/v1/key/list/").status == 403
+        assert re.fullmatch(r"\d\d:\d\d:\d\d  403     /v1/key/list/  \S+", row(terminal, "/v1/key/list"))
+
         terminal.press_ctrl_c()
         assert terminal.wait() == 1
         assert terminal.is_clean

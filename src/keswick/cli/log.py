@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from keswick.cli.command import Arguments, Command, CommandError, Flag, Group
 from keswick.cli.connection import INSECURE, connect, failing
-from keswick.cli.terminal import can_redraw, columns, fit, has_colour, is_terminal, printable, short_duration
+from keswick.cli.terminal import columns, fit, has_colour, is_terminal, printable, short_duration
 
 if TYPE_CHECKING:
     from keswick.client import AuditEvent
@@ -38,25 +38,20 @@ def trace(arguments: Arguments) -> None:
 
 def _follow(kind: str, arguments: Arguments, *, raw: bool, trace: bool = False) -> None:
     gc.enable()  # see main: this runs for long
-    try:
-        with connect(arguments) as client, failing(f"failed to read the {kind} log"):
-            if kind == "error":
-                with client.error_log(trace=trace) as messages:
-                    for message in messages:
-                        _write(message.raw if raw else printable(message.message.rstrip()))
-            else:
-                with client.audit_log(trace=trace) as events:
-                    if not raw:
-                        _write_row(_HEADER)
-                    for event in events:
-                        if raw:
-                            _write(event.raw)
-                        else:
-                            _write_row(as_row(event), event.status)
-    except KeyboardInterrupt:
-        if can_redraw(sys.stdout):
-            sys.stdout.write("\r\x1b[K")  # the terminal's `^C`, which stands where the next prompt will
-        raise
+    with connect(arguments) as client, failing(f"failed to read the {kind} log"):
+        if kind == "error":
+            with client.error_log(trace=trace) as messages:
+                for message in messages:
+                    _write(message.raw if raw else printable(message.message.rstrip()))
+        else:
+            with client.audit_log(trace=trace) as events:
+                if not raw:
+                    _write_row(_HEADER)
+                for event in events:
+                    if raw:
+                        _write(event.raw)
+                    else:
+                        _write_row(as_row(event), event.status)
     raise CommandError(f"the server has ended the {kind} log")
 
 
@@ -97,12 +92,16 @@ def _write_row(row: _Row, status: int = 0) -> None:
         cells = [f"{cell:<{max(width, len(cell) + 1)}}" for cell, width in zip(row, _WIDTHS, strict=True)]
         print("".join(cells).rstrip(), flush=True)
         return
-    # As wide as the window is now; what is cut first is the identity, whose beginning is enough to tell it from others.
+    # As wide as the window is now. What is cut first is the identity, whose beginning is enough to tell it from others.
     width = columns()
-    ip = max(len(row.ip), 15)
-    identity = 20 if width >= 100 else 8
-    path = max(width - 8 - 6 - identity - ip - 7 - 5 * 2, 12)
-    cells = [fit(cell, size) for cell, size in zip(row, (8, 6, identity, ip, path, 7), strict=True)]
+    sizes = {"time": 8, "status": 6, "identity": 20 if width >= 100 else 8, "ip": 15, "path": 12, "latency": 7}
+    for name in ("ip", "identity"):  # for which a narrow window has no room
+        if sum(sizes.values()) + 2 * (len(sizes) - 1) > width:
+            del sizes[name]
+    if "ip" in sizes:
+        sizes["ip"] = max(len(row.ip), 15)
+    sizes["path"] = max(width - sum(sizes.values()) + 12 - 2 * (len(sizes) - 1), 12)
+    cells = [fit(getattr(row, name), size) for name, size in sizes.items()]
     if has_colour(sys.stdout):
         if row is _HEADER:
             cells = [f"\x1b[1m{cell}\x1b[0m" for cell in cells]

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from typing import Any, TextIO
 
@@ -83,6 +83,16 @@ def changed_terminal(change: Callable[[], object], restore: Callable[[], object]
 
 def _end(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def clear_line() -> None:
+    """Wipe out what the terminal shows of a Ctrl-C, where the next prompt will stand."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and stream.isatty():
+            with suppress(OSError):
+                stream.write("\r\x1b[K" if can_redraw(stream) else "\n")
+                stream.flush()
+            return
 
 
 def write_value(text: str) -> None:
