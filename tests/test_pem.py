@@ -35,6 +35,16 @@ def test_broken_blocks_are_told(text: str) -> None:
         pem.blocks(text)
 
 
+def test_the_first_block_is_the_first_that_begins() -> None:
+    one, two = pem.encode("CERTIFICATE", b"one"), pem.encode("CERTIFICATE", b"two")
+    for text in (one, "words\n" + one + two, one + KEY, one + "-----BEGIN X", one.replace("\n", "\r\n")):
+        assert pem.first(text).der == b"one"
+    assert pem.first(KEY + one).is_private_key
+    for text in ("", "words", one[:30] + "\n" + two, one.partition("-----END")[0] + two, one.replace("\n", " ")):
+        with pytest.raises(ValueError, match="PEM"):
+            pem.first(text)
+
+
 def test_an_encrypted_key_opens_with_its_password_alone() -> None:
     der = make().key_der
     (block,) = pem.blocks(pem.encrypt(der, "secret"))
@@ -56,5 +66,7 @@ def test_what_is_written_is_read(der: bytes) -> None:
 def test_any_text_gives_blocks_or_a_value_error(text: str) -> None:
     with suppress(ValueError):
         pem.blocks(text)
+    with suppress(ValueError):
+        pem.first(text)
     with suppress(ValueError):
         pem.blocks(f"-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----")

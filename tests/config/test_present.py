@@ -22,7 +22,9 @@ from keswick.config import (
     Metrics,
     Policy,
     Proxy,
+    ProxyProtocol,
     RemoteStore,
+    Stop,
     differing_rules,
     document,
     load,
@@ -75,6 +77,7 @@ tls:
   proxy:
     identities: [proxy]
     header: {{cert: X-Tls-Client-Cert}}
+    admin: off
 api:
   /v1/ready: {{skip_auth: true, timeout: 3s}}
   /v1/key/list/: {{skip_auth: false, timeout: 0s}}
@@ -94,7 +97,10 @@ log:
 keys:
   - name: a
   - name: b
-metrics: {{address: "localhost:9000", tls: on}}
+metrics: {{address: "localhost:9000", tls: on, proxy_protocol: {{from: [127.0.0.1]}}}}
+proxy_protocol: {{from: [10.0.0.0/8, 192.168.7.1, "2001:db8::/32"], timeout: 2.5s}}
+stop: {{delay: 10s, linger: 0s, drain: 1m}}
+limits: {{connections: 20000, idle_seconds: 5m, requests: ~}}
 keystore:
   fs:
     path: /keys
@@ -103,7 +109,7 @@ keystore:
 
     assert config == Config(
         admin=ID,
-        tls=TLS("/k", "/c", "secret", "/ca", True, Proxy(("proxy",), "X-Tls-Client-Cert")),
+        tls=TLS("/k", "/c", "secret", "/ca", True, Proxy(("proxy",), "X-Tls-Client-Cert", False)),
         keystore=FSStore("/keys"),
         address=Address("127.0.0.1", 7000),
         api={"/v1/ready": API(True, 3.0), "/v1/key/list/": API(False, None)},
@@ -114,7 +120,10 @@ keystore:
         cache=Cache(3600, 0, 90),
         log=Log(-4, -2, ("/v1/ready",), True),
         keys=("a", "b"),
-        metrics=Metrics(Address("localhost", 9000), True),
+        metrics=Metrics(Address("localhost", 9000), True, ProxyProtocol(("127.0.0.1/32",), 5.0)),
+        proxy_protocol=ProxyProtocol(("10.0.0.0/8", "192.168.7.1/32", "2001:db8::/32"), 2.5),
+        stop=Stop(10, 0, 60),
+        limits={"connections": 20000, "idle_seconds": 300},
     )
 
 
@@ -425,6 +434,34 @@ MISTAKES = [
         "line 6: an identity can have one policy only; 'a' stands in the policies 'p' and 'q'",
     ),
     (LEAST + "policy: {p: {identities: [a, a]}}", "'a' stands in the policies 'p' and 'p'"),
+    (ADMIN + "tls: {key: k, cert: c, proxy: {identities: [a], header: {cert: X}, admin: no}}", "must be on or off"),
+    # proxy_protocol
+    (LEAST + "proxy_protocol: {timeout: 1s}", "line 4: 'proxy_protocol.from' is missing"),
+    (LEAST + "proxy_protocol: {from: []}", "'proxy_protocol.from' is missing"),
+    (LEAST + "metrics: {address: ':1', proxy_protocol: {}}", "'metrics.proxy_protocol.from' is missing"),
+    (LEAST + "proxy_protocol: {from: 10.0.0.0/8}", "'proxy_protocol.from' must be a list"),
+    (LEAST + "proxy_protocol: {from: [0.0.0.0/0]}", "holds '0.0.0.0/0', which is every address"),
+    (LEAST + "proxy_protocol: {from: ['::/0']}", "holds '::/0', which is every address"),
+    (LEAST + "proxy_protocol: {from: ['::ffff:10.0.0.0/104']}", "write an IPv4 network as such"),
+    (LEAST + "proxy_protocol: {from: [10.0.0.1/8]}", "lies within a network; write '10.0.0.0/8'"),
+    (LEAST + "proxy_protocol: {from: [proxy.internal]}", "holds 'proxy.internal', which is no network"),
+    (LEAST + "proxy_protocol: {from: [10.0.0.0/33]}", "which is no network"),
+    (LEAST + "proxy_protocol: {from: ['']}", "which is no network"),
+    (LEAST + "proxy_protocol: {from: [10.0.0.1], timeout: 0s}", "must be a duration from '100ms' to '1m0s', not '0s'"),
+    (LEAST + "proxy_protocol: {from: [10.0.0.1], timeout: 5}", "a duration needs a unit"),
+    (LEAST + "proxy_protocol: {form: [10.0.0.1]}", "did you mean 'from'"),
+    # stop
+    (LEAST + "stop: {delay: 2h}", "'stop.delay' must be a duration from '0s' to '1h0m0s', not '2h'"),
+    (LEAST + "stop: {linger: -1s}", "'stop.linger' is '-1s', but cannot be negative"),
+    (LEAST + "stop: {drain: soon}", "'stop.drain' is 'soon': this is not a duration"),
+    (LEAST + "stop: {dealy: 1s}", "did you mean 'delay'"),
+    # limits
+    (LEAST + "limits: {connections: 0}", "'limits.connections' must be a whole number from 1 to 1000000, not '0'"),
+    (LEAST + "limits: {connections: 1e3}", "must be a whole number from 1 to 1000000, not '1e3'"),
+    (LEAST + "limits: {header_bytes: 100}", "must be a whole number from 4096 to 1048576, not '100'"),
+    (LEAST + "limits: {idle_seconds: 90}", "'limits.idle_seconds' is '90': a duration needs a unit"),
+    (LEAST + "limits: {idle_seconds: 1ms}", "must be a duration from '100ms' to '24h0m0s', not '1ms'"),
+    (LEAST + "limits: {conections: 1}", "unknown key 'conections' in 'limits'; did you mean 'connections'"),
     # cache
     (LEAST + "cache: {expiry: {any: -1s}}", "'cache.expiry.any' is '-1s', but cannot be negative"),
     (LEAST + "cache: {expiry: {unused: -1s}}", "'cache.expiry.unused' is '-1s', but cannot be negative"),

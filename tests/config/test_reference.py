@@ -11,6 +11,7 @@ import pytest
 
 from keswick.config import Config, ConfigError, load
 from keswick.config.document import Section
+from keswick.config.limits import DEFAULT_LIMITS, RANGES
 from keswick.config.reference import REFERENCE, Key
 from keswick.config.stores import KINDS
 
@@ -142,3 +143,10 @@ def test_no_other_key_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         parts = path(name)
         described |= {".".join(parts[:length]).replace("[]", "") for length in range(1, len(parts) + 1)}
     assert accepted == described - set(CHOSEN.values())
+
+
+def test_every_bound_of_the_transport_can_be_set() -> None:
+    assert RANGES.keys() == DEFAULT_LIMITS.keys()
+    assert [key.name for key in REFERENCE["limits"]] == list(DEFAULT_LIMITS)
+    for name, (least, most) in RANGES.items():
+        assert least <= DEFAULT_LIMITS[name] <= most
