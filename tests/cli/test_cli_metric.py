@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -137,7 +138,7 @@ def test_the_view_shows_what_the_server_does_and_leaves_the_terminal_clean(serve
         terminal.press_ctrl_c()
         assert terminal.wait() == 1
         assert terminal.is_clean
-        assert terminal.output.endswith(b"\x1b[?25h\x1b[?1049l")
+        assert b"\x1b[?25h\x1b[?1049l" in terminal.output
 
 
 def _count(terminal: Terminal, label: str, column: int) -> int:
@@ -153,6 +154,9 @@ def test_the_view_follows_the_size_of_the_window(server: RunningServer) -> None:
         terminal.resize(100, 30)
         terminal.wait_for("Memory")
         terminal.wait_for("requests per second, ")
+        terminal.resize(40, 30)
+        terminal.wait_for("Requests        per second since start\n")
+        terminal.wait_for(lambda: re.search(r"succeeded \(2xx\) +\d+\.\d +\d+\n", terminal.shown) is not None)
 
 
 def test_the_view_is_left_and_drawn_again_when_the_command_is_stopped_for_a_while(server: RunningServer) -> None:

@@ -227,7 +227,7 @@ class View:
 
         yield Text(self._title, style="bold", no_wrap=True, overflow="ellipsis")
         yield self._state()
-        yield self._table()
+        yield self._table(options.max_width)
         yield Text()
         yield self._curve(options.max_width)
 
@@ -247,25 +247,30 @@ class View:
             text.append(f"   every {short_duration(self._rate)}, until Ctrl-C", style="dim")
         return text
 
-    def _table(self) -> "RenderableType":
+    def _table(self, width: int) -> "RenderableType":
         from rich.table import Table
         from rich.text import Text
 
         last = self._scrapes[-1]
         before = self._scrapes[-2] if len(self._scrapes) > 1 else None
-        table = Table.grid(padding=(0, 2))
-        table.add_column(min_width=18)
-        for _ in range(3):
-            table.add_column(justify="right", min_width=12)
+        is_wide = width >= 66
+        table = Table.grid(padding=(0, 2 if is_wide else 1))
+        table.add_column(min_width=18 if is_wide else None)
+        numbers = 3 if width >= 50 else 2  # a narrow window does without the last column
+        for _ in range(numbers):
+            table.add_column(justify="right", min_width=12 if is_wide else None)
+
+        def line(*cells: "str | Text", style: str | None = None) -> None:
+            table.add_row(*cells[: numbers + 1], style=style)
 
         def heading(*cells: str) -> None:
-            table.add_row()
-            table.add_row(*cells, style="bold")
+            line()
+            line(*cells, style="bold")
 
         def counter(label: str, *names: str, style: str = "", share: bool = False) -> None:
             count, requests = total(last.metrics, *names), total(last.metrics, *_REQUESTS)
             speed = per_second(before, last, *names) if before else 0.0
-            table.add_row(
+            line(
                 label,
                 Text(f"{speed:,.1f}" if before else "", style=style if speed else ""),
                 f"{round(count):,}",
@@ -280,7 +285,7 @@ class View:
         heading("Response time", "now", "since start")
         now, ever = response_times(before, last) if before else [], response_times(None, last)
         for share in (0.5, 0.9, 0.99):
-            table.add_row(f"{share:.0%} within", quantile(now, share), quantile(ever, share))
+            line(f"{share:.0%} within", quantile(now, share), quantile(ever, share))
         heading("Log events", "per second", "since start")
         counter("audit", _AUDIT_EVENTS)
         counter("error", _ERROR_EVENTS, style="yellow")
@@ -288,7 +293,7 @@ class View:
         heap, stack, threads, used, cpus = (
             total(last.metrics, name) for name in (_HEAP, _STACK, _THREADS, _USED_CPUS, _ALL_CPUS)
         )
-        table.add_row(size(heap), size(stack), f"{round(threads):,}", f"{round(used)} of {round(cpus)}")
+        line(size(heap), size(stack), f"{round(threads):,}", f"{round(used)} of {round(cpus)}")
         return table
 
     def _curve(self, width: int) -> "RenderableType":
