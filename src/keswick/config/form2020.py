@@ -65,6 +65,8 @@ FORM = Form(
             "root": "admin.identity",
             "tls.key": "tls.key",
             "tls.cert": "tls.cert",
+            "tls.proxy.identities": "tls.proxy.identities",
+            "tls.proxy.header.cert": "tls.proxy.header.cert",
             "policy.*.paths": "policy.*.allow",
             "policy.*.identities": "policy.*.identities",
             "cache.expiry.all": "cache.expiry.any",
