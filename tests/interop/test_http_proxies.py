@@ -4,7 +4,6 @@ import json
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -50,13 +49,6 @@ def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         keys=[{"name": "my-key"}],
     ) as front:
         yield front
-
-
-def events(front: Front, path: str) -> list[dict[str, Any]]:
-    """What the servers recorded about requests to that path."""
-    lines = [line for member in front.cluster.members for line in member.audit_log.splitlines()]
-    recorded = [json.loads(line) for line in lines if line.startswith("{")]
-    return [event for event in recorded if event["request"]["path"] == path]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -111,10 +103,10 @@ def test_what_a_client_sends_under_the_names_of_the_proxy_never_counts(front: Fr
     assert caller.call("GET", path, None, **forged).status == 403
     answer = front.caller(None, source="127.0.0.7").call("GET", path, None, **forged)
     assert (answer.status, answer.message) == (400, "tls: client certificate is required")
-    wait_until(lambda: len(events(front, path)) == 2)
-    assert {event["request"]["ip"] for event in events(front, path)} == {"127.0.0.7"}
-    assert {event["request"].get("identity") for event in events(front, path)} == {caller.identity, None}
-    assert {event["request"]["via"] for event in events(front, path)} == {front.identity}
+    wait_until(lambda: len(front.events(path)) == 2)
+    assert {event["request"]["ip"] for event in front.events(path)} == {"127.0.0.7"}
+    assert {event["request"].get("identity") for event in front.events(path)} == {caller.identity, None}
+    assert {event["request"]["via"] for event in front.events(path)} == {front.identity}
 
 
 def test_thousands_of_requests_of_many_clients_share_connections_and_none_is_taken_for_another(front: Front) -> None:

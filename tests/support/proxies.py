@@ -5,9 +5,9 @@ with behind(NGINX, "http.conf", tmp_path, servers=3) as front:
         client.describe_self()
 """
 
+import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -42,10 +42,6 @@ class RunningProxy:
     def log(self) -> str:
         """What it said to its operator."""
         return "".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
-
-    def reload(self) -> None:
-        """Read the file again; nginx only."""
-        self.process.send_signal(signal.SIGHUP)
 
 
 def nginx() -> tuple[Path, Environment]:
@@ -141,6 +137,12 @@ class Front:
     identity: str
     """Of the proxy, when it calls the servers."""
     ca_file: Path
+    """Whom its clients trust: it, or the servers when it passes connections through."""
+
+    @property
+    def is_http(self) -> bool:
+        """Whether it is an HTTP proxy."""
+        return self.ca_file != self.cluster.ca_file
 
     @property
     def endpoint(self) -> str:
@@ -160,6 +162,12 @@ class Front:
     def caller(self, pair: Pair | None, **options: Any) -> Caller:
         return Caller(self.proxy.port, pair, self.proxy.folder, **options)
 
+    def events(self, path: str) -> list[dict[str, Any]]:
+        """What the servers have recorded about requests to that path."""
+        lines = [line for member in self.cluster.members for line in member.audit_log.splitlines()]
+        recorded = [json.loads(line) for line in lines if line.startswith("{")]
+        return [event for event in recorded if event["request"]["path"] == path]
+
 
 @contextmanager
 def behind(
@@ -173,22 +181,23 @@ def behind(
 ) -> Iterator[Front]:
     """So many servers, and in front of them `deploy/<program>/<name>`.
 
-    The servers take the proxy's certificates, let its checks in, and keep an audit log. `changes`: what else is
-    replaced in the file of the proxy. `overrides`: what else the servers' configuration has.
+    The servers take what an HTTP proxy forwards, let checks in, and keep an audit log. `changes`: what else is replaced
+    in the file of the proxy. `overrides`: what else the servers' configuration has.
     """
     files = folder / program
     identity = identity_of(write_certificates(files).public_key_der)
-    section = {"proxy": {"identities": [identity], "header": {"cert": "X-Tls-Client-Cert"}}}
+    is_http = name.startswith("http")
+    section = {"proxy": {"identities": [identity], "header": {"cert": "X-Tls-Client-Cert"}}} if is_http else {}
     configuration: dict[str, Any] = {
         "api": {"/v1/ready": {"skip_auth": True}},
-        "log": {"audit": "on"},
+        "log": {"audit": "on", "audit_skip": ["/v1/ready"]},
         **overrides,
         "tls": {**section, **overrides.get("tls", {})},
     }
     with Cluster(folder / "servers", servers, **configuration) as cluster:
         shutil.copy(cluster.ca_file, files / "kes-ca.crt")
         with start_proxy(program, name, files, cluster.ports, changes) as running:
-            yield Front(running, cluster, identity, files / "server.crt")
+            yield Front(running, cluster, identity, files / "server.crt" if is_http else cluster.ca_file)
 
 
 def write_certificates(folder: Path) -> Pair:
