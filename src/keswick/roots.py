@@ -15,6 +15,9 @@ _BUNDLES = (  # where distributions keep theirs
     "/etc/ssl/cert.pem",
 )
 
+VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""They name a file, and folders, that are the system's certificates then."""
+
 
 def certificates(path: Path) -> Iterator[bytes]:
     """The certificates (DER) in a PEM file, or in the files of a folder, where what is no PEM file is passed over.
@@ -38,7 +41,7 @@ def system() -> Iterator[bytes]:
 
 
 def _places() -> list[str]:
-    file, folders = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    file, folders = map(os.environ.get, VARIABLES)
     if file or folders:
         return [*([file] if file else []), *(folders.split(os.pathsep) if folders else [])]
     return [name for name in _BUNDLES if Path(name).is_file()][:1]

@@ -181,6 +181,15 @@ def test_what_the_server_repeats_is_said_once(tmp_path: Path, command: str, mess
         assert kes(*command.split(), env=environment) == (1, "", f"Error: {error}\n")
 
 
+def test_who_shows_the_certificate_of_an_authority_is_told_what_a_client_needs(tmp_path: Path) -> None:
+    answer = Answer(400, b'{"message":"tls: client certificate is required"}')
+    with fake_server(tmp_path, lambda *_: answer) as server:
+        environment = {"KES_SERVER": server.endpoint, "KES_API_KEY": API_KEY.text, "KES_CA_FILE": str(server.ca_file)}
+        assert kes("key", "ls", env=environment).stderr.startswith(
+            "Error: failed to list keys: tls: client certificate is required; give an API key, or a certificate"
+        )
+
+
 def test_an_interrupt_ends_a_request_without_a_word() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         environment = {"KES_SERVER": f"127.0.0.1:{listener.getsockname()[1]}", "KES_API_KEY": API_KEY.text}

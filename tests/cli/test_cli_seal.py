@@ -99,12 +99,14 @@ def test_a_reader_that_goes_away(server: RunningServer, folder: Path) -> None:
 def test_nothing_is_overwritten_unless_that_is_wanted(server: RunningServer, folder: Path) -> None:
     (folder / "backup.sealed").write_text("mine")
     refused = kes("seal", "backup", "--key", "my-key", env=server.environment)
-    assert refused == (1, "", "Error: backup.sealed: File exists\n")
+    assert refused == (1, "", "Error: 'backup.sealed' already exists. Use --force to overwrite it\n")
     assert (folder / "backup.sealed").read_text() == "mine"
     assert kes("seal", "backup", "--key", "my-key", "-f", env=server.environment).code == 0
     refused = kes("unseal", "backup.sealed", env=server.environment)
-    assert refused == (1, "", "Error: backup: File exists\n")
+    assert refused == (1, "", "Error: 'backup' already exists. Use --force to overwrite it\n")
     assert kes("unseal", "backup.sealed", "--force", env=server.environment).code == 0
+    refused = kes("seal", "-", "--key", "my-key", "-o", "backup", env=server.environment)
+    assert refused == (1, "", "Error: 'backup' already exists. Use --force to overwrite it\n")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +118,7 @@ def test_nothing_is_overwritten_unless_that_is_wanted(server: RunningServer, fol
         (("seal", "absent", "--key", "my-key"), "absent: No such file or directory"),
         (("seal", "backup", "--key", "my-key", "-o", "no/sealed"), "no/sealed: No such file or directory"),
         (("seal", ".", "--key", "my-key", "-o", "sealed"), ".: Is a directory"),
+        (("seal", ".", "--key", "my-key"), ".: Is a directory"),
         (
             ("seal", "backup", "--key", "absent"),
             'failed to seal "backup": key does not exist',
@@ -145,6 +148,14 @@ def test_a_terminal_gets_no_sealed_file(server: RunningServer) -> None:
     code, shown = kes_on_terminal("seal", "backup", "--key", "my-key", "-o", "-", env=server.environment)
     assert code == 1
     assert "a sealed file is nothing for a terminal" in shown
+
+
+@pytest.mark.parametrize("arguments", [("seal", "-", "--key", "my-key", "-o", "sealed"), ("unseal", "-")])
+def test_nobody_types_a_file(server: RunningServer, folder: Path, arguments: tuple[str, ...]) -> None:
+    code, shown = kes_on_terminal(*arguments, env=server.environment)
+    assert code == 1
+    assert "standard input is a terminal" in shown
+    assert names(folder) == {"backup"}
 
 
 def test_a_terminal_gets_what_was_sealed(server: RunningServer, folder: Path) -> None:

@@ -37,6 +37,17 @@ def test_certificate_files_with_an_encrypted_key(tmp_path: Path) -> None:
         assert asked == [1]
 
 
+def test_variables_that_lead_to_no_certificate_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "absent"))
+    with pytest.raises(ValueError, match="no certificates where SSL_CERT_FILE says: set KES_CA_FILE"):
+        Client("127.0.0.1:1", api_key=API_KEY)
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match="no certificates where SSL_CERT_FILE and SSL_CERT_DIR say: "):
+        Client("127.0.0.1:1", api_key=API_KEY)
+
+
 def test_credentials_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     cert, key = make(name="a").write(tmp_path, "a")
     _, other = make(name="b").write(tmp_path, "b")

@@ -157,7 +157,7 @@ def test_pauses_grow_and_differ() -> None:
             [REFUSED, CLOSED],
             ConnectionFailed,
             "no server answers: cannot connect to https://a:1: connection refused; does a server run there?; "
-            "https://b:1 closed the connection without an answer",
+            "https://b:1 closed the connection before its answer was complete",
         ),
     ],
 )
@@ -178,7 +178,11 @@ def test_what_is_raised_in_the_end(failures: list[Outcome], kind: type[Exception
         ("expired", "", "the certificate of https://a:1 has expired: the server needs a new one"),
         ("not_yet_valid", "", "the certificate of https://a:1 is not valid yet: see whether the clocks here and there"),
         ("alert", "handshake failure", "https://a:1 demands a client certificate"),
-        ("alert", "unknown ca", "https://a:1 does not accept the client certificate (unknown ca)"),
+        (
+            "alert",
+            "unknown ca",
+            "https://a:1 does not accept the client certificate (unknown ca): it verifies its clients",
+        ),
         ("alert", "bad certificate", "https://a:1 does not accept the client certificate (bad certificate)"),
         ("alert", "protocol version", "https://a:1 refuses the TLS connection (protocol version)"),
         ("tls", "no kx group in common", "no TLS connection to https://a:1: no kx group in common"),
@@ -220,7 +224,7 @@ def test_what_must_not_be_done_twice_is_not_sent_twice(tmp_path: Path) -> None:
         fake_server(tmp_path, lambda *_: Answer(silent=True)) as server,
         Client([server.endpoint, f"127.0.0.1:{free_port()}"], ca_file=server.ca_file, retries=1) as client,
     ):
-        with pytest.raises(ConnectionFailed, match=r"without an answer\Z"):
+        with pytest.raises(ConnectionFailed, match=r"before its answer was complete\Z"):
             client.create_key("k")
         assert server.calls == ["POST /v1/key/create/k"]
         with pytest.raises(ConnectionFailed, match="no server answers"):

@@ -91,12 +91,14 @@ def connect(arguments: Arguments, *only: str) -> "Client":
 def failing(what: str = "") -> Iterator[None]:
     """Tell what was tried, if that says more than the reason, when the server refuses it or does not answer, or could
     not be asked for that name."""
-    from keswick.client import APIError, ConnectionFailed
+    from keswick.client import APIError, CertificateRequired, ConnectionFailed
 
     try:
         yield
     except (APIError, ConnectionFailed, ValueError) as error:
-        reason = error.message if isinstance(error, APIError) else str(error)
+        # The server's words, as scripts know them, but where they would puzzle who did show a certificate.
+        puzzles = isinstance(error, CertificateRequired)
+        reason = error.message if isinstance(error, APIError) and not puzzles else str(error)
         if f"{what} ".startswith(f"{reason} "):
             raise CommandError(what) from None
         raise CommandError(f"{what}: {reason}" if what else reason) from None

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keswick.cli.command import Arguments, Command, Flag
+from keswick.cli.command import Arguments, Command, CommandError, Flag
 from keswick.cli.connection import INSECURE, connect, failing
 from keswick.files import PRIVATE, PUBLIC, new_file
 
@@ -24,7 +24,7 @@ def seal(arguments: Arguments) -> None:
         arguments.fail("no key name specified: name a key of the server with '--key'")
     if target == _STANDARD and sys.stdout is not None and sys.stdout.isatty():
         arguments.fail("a sealed file is nothing for a terminal: name a file with '--output', or write it into a pipe")
-    with connect(arguments) as client, failing(f"failed to seal {_name(source)}"):
+    with connect(arguments) as client, failing(f"failed to seal {_name(source)}"), _overwriting():
         if _STANDARD not in (source, target):
             client.seal(source, target, key=key, context=context, overwrite=arguments.has("force"))
             return
@@ -34,7 +34,7 @@ def seal(arguments: Arguments) -> None:
 
 def unseal(arguments: Arguments) -> None:
     source, target, context = _what(arguments)
-    with connect(arguments) as client, failing(f"failed to unseal {_name(source)}"):
+    with connect(arguments) as client, failing(f"failed to unseal {_name(source)}"), _overwriting():
         if _STANDARD not in (source, target):
             client.unseal(source, target, context=context, overwrite=arguments.has("force"))
             return
@@ -62,12 +62,22 @@ def _name(source: str) -> str:
 
 
 @contextmanager
+def _overwriting() -> "Iterator[None]":
+    try:
+        yield
+    except FileExistsError as error:
+        raise CommandError(f"'{error.filename}' already exists. Use --force to overwrite it") from None
+
+
+@contextmanager
 def _reader(arguments: Arguments, source: str) -> "Iterator[BinaryReader]":
     if source != _STANDARD:
         with open(source, "rb", buffering=0) as reader:
             yield reader
     elif sys.stdin is None:
         arguments.fail("there is nothing to read: standard input is closed")
+    elif sys.stdin.isatty():
+        arguments.fail("there is nothing to read: standard input is a terminal; name a file, or write into a pipe")
     else:
         yield sys.stdin.buffer
 

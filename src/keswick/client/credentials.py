@@ -3,6 +3,7 @@
 Nothing secret is written to a file, and nothing of it is in an error.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,9 +48,12 @@ def _trusted(ca_file: str | Path | None) -> list[bytes]:
     if ca_file is None:
         found = list(roots.system())
         if not found:
+            named = [name for name in roots.VARIABLES if os.environ.get(name)]
+            missing = "this system has no certificates of authorities"
+            if named:
+                missing = f"there are no certificates where {' and '.join(named)} say{'s' * (len(named) == 1)}"
             raise ValueError(
-                "this system has no certificates of authorities: set KES_CA_FILE (ca_file) to a PEM file with the "
-                "certificate of the server or of its CA"
+                f"{missing}: set KES_CA_FILE (ca_file) to a PEM file with the certificate of the server or of its CA"
             )
         return found
     path = Path(ca_file)

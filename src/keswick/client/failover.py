@@ -131,7 +131,7 @@ def explained(endpoint: Endpoint, failure: CallFailed) -> ConnectionFailed:
         case "alert":
             return _alert(endpoint, detail)
         case "closed":
-            return ConnectionClosed(f"{endpoint} closed the connection without an answer", sent=sent)
+            return ConnectionClosed(f"{endpoint} closed the connection before its answer was complete", sent=sent)
         case "timeout":
             return TimedOut(f"{endpoint} does not answer in time", sent=sent)
         case "too_long":
@@ -147,6 +147,11 @@ def explained(endpoint: Endpoint, failure: CallFailed) -> ConnectionFailed:
 def _alert(endpoint: Endpoint, alert: str) -> ConnectionFailed:
     if alert in ("certificate required", "handshake failure"):
         return ClientRefused(f"{endpoint} demands a client certificate: give an API key, or a certificate and its key")
-    if "certificate" in alert or alert in ("unknown ca", "access denied", "decrypt error"):
+    if alert == "unknown ca":
+        return ClientRefused(
+            f"{endpoint} does not accept the client certificate (unknown ca): it verifies its clients, so show a "
+            "certificate of an authority that it trusts, which that of an API key is not"
+        )
+    if "certificate" in alert or alert in ("access denied", "decrypt error"):
         return ClientRefused(f"{endpoint} does not accept the client certificate ({alert})")
     return ConnectionFailed(f"{endpoint} refuses the TLS connection ({alert})")

@@ -49,8 +49,8 @@ class Sealing(NamedTuple):
         overwrite: bool,
     ) -> Path:
         source = Path(source)
-        target = source.with_name(source.name + SUFFIX) if target is None else Path(target)
         with open(source, "rb", buffering=0) as reader:
+            target = source.with_name(source.name + SUFFIX) if target is None else Path(target)
             # What was nobody else's business before does not become it now; and nothing sealed is to be executed.
             mode = os.fstat(reader.fileno()).st_mode & 0o666 | files.PRIVATE
             with files.new_file(target, mode=mode, overwrite=overwrite) as writer:
