@@ -12,7 +12,9 @@ import pytest
 from keswick.crypto import SecretKey
 from keswick.doctor import FAILED, OK, WARNING, Finding, configured, examine
 from keswick.doctor.configured import checks
+from keswick.doctor.rights import FOR_ALL
 from keswick.identity import APIKey
+from keswick.server.routes import ROUTES, Access
 from support.certificates import make
 from support.fake_server import Answer, fake_server
 from support.server import running, start_server, write_config
@@ -88,7 +90,7 @@ def test_warnings_of_the_configuration(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("days", "result", "text"),
     [
-        ((-30, -1), FAILED, "has expired on"),
+        ((-30, -1), FAILED, "expired on"),
         ((1, 30), FAILED, "is not valid before"),
         ((-1, 20.5), WARNING, "in 20 days: renew it"),
         ((-1, 1.5), WARNING, "in 1 day: renew it"),
@@ -144,7 +146,7 @@ def test_a_private_key_that_everybody_can_read(folder: Path) -> None:
 def test_authorities_of_clients(folder: Path) -> None:
     make("p256", name="old authority", ca=True, days=(-30, -1)).write(folder, "ca")
     config = {"tls": {"auth": "on", "ca": str(folder / "ca.crt")}}
-    assert warns(found(folder, config), "tls clients", "'CN=old authority' has expired")
+    assert warns(found(folder, config), "tls clients", "'CN=old authority' expired")
     (folder / "ca.crt").write_text("nothing")
     assert fails(found(folder, config), "tls clients", "contains no certificate")
 
@@ -226,6 +228,13 @@ def test_an_identity_alone_or_a_path_alone(folder: Path) -> None:
     assert "it may call /v1/key/create/NAME for some names, by '/v1/key/create/my-*'" in texts
     assert "it may call /v1/key/generate/NAME, by '/v1/key/generate/*', but not '/v1/key/generate/my-secret*'" in texts
     assert "/v1/key/delete/NAME" in texts[-1]
+    assert "/version" not in texts[-1]
+    assert rights(folder, SOMEBODY, "/version")[1] == (OK, "it may call '/version', as all clients may")
+    assert rights(folder, None, "/version") == [(OK, "all clients may call '/version'")]
+    assert rights(folder, None, "/v1/key/delete/a") == [
+        (OK, "the policy 'my-app' refuses '/v1/key/delete/a', as no rule of it matches")
+    ]
+    assert {route.path for route in ROUTES if route.access is not Access.PERMITTED} == FOR_ALL
     assert rights(folder, None, "/v1/status") == [(OK, "the policy 'my-app' allows '/v1/status', by '/v1/status'")]
 
 

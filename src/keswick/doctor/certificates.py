@@ -19,7 +19,7 @@ def dates(certificate: Certificate, whose: str) -> Iterator[Finding]:
     if now < certificate.not_before:
         yield failed(f"{whose} is not valid before {begin}: see whether the clock is right, or get another one")
     elif now > certificate.not_after:
-        yield failed(f"{whose} has expired on {end}: get a new one")
+        yield failed(f"{whose} expired on {end}: get a new one")
     elif now > certificate.not_after - SOON:
         days = int(certificate.not_after - now) // 86400
         yield warning(f"{whose} expires on {end}, in {days} day{'s' * (days != 1)}: renew it")

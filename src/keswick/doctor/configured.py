@@ -151,9 +151,7 @@ class _Configured:
         for root in found:
             if section.ca and time.time() > root.not_after:
                 end = certificates.day(root.not_after)
-                yield warning(
-                    f"the authority '{root.subject}' has expired on {end}; clients that it certified are refused"
-                )
+                yield warning(f"the authority '{root.subject}' expired on {end}; clients that it certified are refused")
 
     def proxies(self, section: TLS) -> Iterator[Finding]:
         proxy = section.proxy
@@ -199,6 +197,11 @@ class _Configured:
     def routes(self) -> list[str]:
         return [route.path for route in routes.ROUTES if self.config.runtime_policies or not route.is_optional]
 
+    @property
+    def for_all(self) -> frozenset[str]:
+        """The paths that no policy is asked about."""
+        return rights.FOR_ALL | {path for path, api in self.config.api.items() if api.skip_auth}
+
     def policy(self, name: str) -> Iterator[Finding]:
         policy = self.config.policies[name]
         shown = ", ".join(policy.identities[:_SHOWN_IDENTITIES]) or "nobody"
@@ -223,9 +226,12 @@ class _Configured:
         path = _decoded(self.path) if self.path is not None else None
         if self.identity is None:
             assert path is not None
+            if path in self.for_all:
+                yield ok(f"all clients may call '{path}'")
+                return
             for name, entry in self.access.policies.items():
                 permitted, rule = entry.policy.explain(path)
-                by = f"by '{rule}'" if rule else "by no rule"
+                by = f"by '{rule}'" if rule else "as no rule of it matches"
                 yield ok(f"the policy '{name}' {'allows' if permitted else 'refuses'} '{path}', {by}")
             return
         if not is_name(self.identity):
@@ -249,9 +255,9 @@ class _Configured:
         yield ok(f"this identity has the policy '{assignment.policy}'")
         policy = self.access.policies[assignment.policy].policy
         if path is None:
-            yield from rights.of_routes("it", policy, self.routes)
+            yield from rights.of_routes("it", policy, self.routes, self.for_all)
         else:
-            yield rights.of_path("it", policy, path)
+            yield rights.of_path("it", policy, path, self.for_all)
 
     # --- the key store ---
 

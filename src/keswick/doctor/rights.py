@@ -1,15 +1,20 @@
 """What an identity may do, and which rule of its policy says so."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from keswick.doctor import Finding, failed, ok
 from keswick.policy import Policy
 
+FOR_ALL = frozenset({"/version", "/v1/identity/self/describe"})
+"""The paths that no policy is asked about."""
+
 _ANY_NAME = "keswick-doctor-any-name"  # stands for a name that no rule speaks of
 
 
-def of_path(who: str, policy: Policy, path: str) -> Finding:
+def of_path(who: str, policy: Policy, path: str, for_all: Collection[str] = FOR_ALL) -> Finding:
     """Whether `who` may ask for the decoded path."""
+    if path in for_all:
+        return ok(f"{who} may call '{path}', as all clients may")
     permitted, rule = policy.explain(path)
     if permitted:
         return ok(f"{who} may call '{path}': the policy '{policy.name}' allows '{rule}'")
@@ -22,10 +27,12 @@ def of_path(who: str, policy: Policy, path: str) -> Finding:
     )
 
 
-def of_routes(who: str, policy: Policy, routes: Iterable[str]) -> Iterator[Finding]:
+def of_routes(who: str, policy: Policy, routes: Iterable[str], for_all: Collection[str] = FOR_ALL) -> Iterator[Finding]:
     """What `who` may ask for among the routes. One that ends in a slash is a prefix, and a name follows."""
     refused = []
     for route in routes:
+        if route in for_all:
+            continue
         permitted, rule = policy.explain(route + _ANY_NAME if route.endswith("/") else route)
         some = [other for other in policy.allow if _speaks_of(other, route)]
         if permitted:

@@ -243,9 +243,10 @@ class _Server:
         try:
             Verifier(self.trust.roots).verify(chain, server_auth=True)
         except (OSError, ValueError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
             yield failed(
-                f"it is not trusted with {self.trust.source} ({error}): set KES_CA_FILE to a PEM file with the "
-                "certificate of the server or of its CA"
+                f"it is not trusted with {self.trust.source} ({reason.removeprefix('bad client certificate: ')}): set "
+                "KES_CA_FILE to a PEM file with the certificate of the server or of its CA"
             )
         else:
             self.trusted = True
@@ -307,9 +308,9 @@ class _Server:
         try:
             return [api.path for api in self.client.apis()]
         except (APIError, ConnectionFailed):
-            from keswick.server.routes import APIS
+            from keswick.server.routes import ROUTES
 
-            return list(APIS)
+            return [route.path for route in ROUTES if not route.is_optional]
 
     def ready(self) -> Iterator[Finding]:
         if not self.answers:
