@@ -14,7 +14,10 @@ from keswick.server.state import State
 
 def identify(call: Call) -> Caller:
     """Who sent the request; the call knows it from now on, and the proxy that it came through."""
-    caller = _at_the_end_of(call.request.connection)
+    connection = call.request.connection
+    caller: Caller | None = connection.state
+    if caller is None:
+        caller = connection.state = _at_the_end_of(connection)
     forwarding = call.state.forwarding
     if forwarding is not None and caller.identity in forwarding.proxies:
         call.via = caller.identity
@@ -24,14 +27,10 @@ def identify(call: Call) -> Caller:
 
 
 def _at_the_end_of(connection: Connection) -> Caller:
-    caller: Caller | None = connection.state
-    if caller is None:
-        try:
-            caller = caller_with(connection.certificates)
-        except ValueError:  # a further certificate of the chain, which no handshake looked at, is no certificate
-            caller = Caller("", REQUIRED)
-        connection.state = caller
-    return caller
+    try:
+        return caller_with(connection.certificates)
+    except ValueError:  # a further certificate of the chain, which no handshake looked at, is no certificate
+        return Caller("", REQUIRED)
 
 
 def authorize(state: State, route: Route, path: str, caller: Caller) -> None:
