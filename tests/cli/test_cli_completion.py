@@ -199,7 +199,7 @@ def test_installed_once_for_fish(program: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shell", ["/bin/tcsh", ""])
 def test_other_shells_are_told(tmp_path: Path, program: Path, shell: str) -> None:
-    error = f"Error: auto-completion for '{shell}' is not available\n"
+    error = f"Error: auto-completion for '{shell}' is not available: set SHELL to bash, zsh or fish\n"
     assert installed(program, shell, tmp_path) == (1, "", error)
 
 

@@ -66,6 +66,8 @@ def test_lists(server: RunningServer, key: str) -> None:
         assert run(server, *arguments, "none", "--json") == (0, "null\n", "")
     assert run(server, "key", "list", key) == (0, f'{{"name":"{key}"}}\n', "")
     assert run(server, "ls", "--policy") == (0, "Policy\napp\n", "")
+    both = run(server, "ls", "--policy", "--identity")
+    assert both == (1, "", "Error: cannot list policies and identities at the same time\n")
     identities = json.loads(run(server, "ls", "-i", "--json").stdout)
     assert identities == sorted([USER.identity, APIKey.parse(server.api_key).identity])
 

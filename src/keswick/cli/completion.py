@@ -80,7 +80,7 @@ def install() -> None:
             config = os.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
             _write(os.path.join(config, "fish", "completions", "kes.fish"), _filled(_FISH))
         case _:
-            raise CommandError(f"auto-completion for '{shell}' is not available")
+            raise CommandError(f"auto-completion for '{shell}' is not available: set SHELL to bash, zsh or fish")
 
 
 def _append(path: str, lines: str) -> None:

@@ -9,6 +9,8 @@ from keswick.cli.output import JSON, print_names
 def ls(arguments: Arguments) -> None:
     if len(arguments.words) > 1:
         raise CommandError("too many arguments")
+    if arguments.has("policy") and arguments.has("identity"):
+        raise CommandError("cannot list policies and identities at the same time")
     prefix = "".join(arguments.words)
     if arguments.value("api-key") == "-":
         arguments.flags["api-key"] = [read_word(arguments, "API key")]

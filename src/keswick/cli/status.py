@@ -113,7 +113,7 @@ def _api_fields(api: "API") -> dict[str, object]:
 
 COMMAND = Command(
     "",
-    "Show how the server is.",
+    "Show how the servers are.",
     status,
     (
         INSECURE,

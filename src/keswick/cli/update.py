@@ -4,7 +4,6 @@ import shlex
 import sys
 
 from keswick.cli.command import Arguments, Command, Flag
-from keswick.cli.connection import INSECURE
 
 
 def update(arguments: Arguments) -> None:
@@ -18,17 +17,19 @@ def update(arguments: Arguments) -> None:
     )
 
 
+_IGNORED = "Accepted and ignored, a flag of the original."
+
 COMMAND = Command(
     "[VERSION]",
     "Tell how to upgrade.",
     update,
     (
-        INSECURE,
-        Flag("downgrade", "Accepted and ignored, as the flags below: the original's.", short="d"),
-        Flag("output", "", short="o", value="FILE"),
-        Flag("os", "", value="NAME"),
-        Flag("arch", "", value="NAME"),
-        Flag("minisign-key", "", value="KEY"),
+        Flag("insecure", _IGNORED, short="k"),
+        Flag("downgrade", _IGNORED, short="d"),
+        Flag("output", _IGNORED, short="o", value="FILE"),
+        Flag("os", _IGNORED, value="NAME"),
+        Flag("arch", _IGNORED, value="NAME"),
+        Flag("minisign-key", _IGNORED, value="KEY"),
     ),
     examples=("kes update",),
 )
