@@ -44,6 +44,8 @@ REFUSALS = [
     (400, "no client certificate is present", "CertificateRequired"),
     (400, "tls: received more than one client certificate", "TooManyCertificates"),
     (400, "too many client certificates are present", "TooManyCertificates"),
+    (400, "invalid client certificate", "InvalidCertificate"),
+    (403, "not authorized: client certificate is not trusted", "NotAllowed"),
     (400, "too many identities: more than one certificate is present", "TooManyCertificates"),
     (403, "identity cannot assign policy to itself", "SelfAssignment"),
     (400, "identity is root", "IdentityIsAdmin"),
