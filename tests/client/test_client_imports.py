@@ -55,4 +55,5 @@ def test_all_that_is_exported_is_there() -> None:
         assert all(getattr(module, name) is not None for name in module.__all__)
         with pytest.raises(AttributeError, match="has no attribute 'Clients'"):
             _ = module.Clients
+        assert set(module.__all__) <= set(dir(module))
     assert set(keswick.__all__) - {"__version__"} <= set(client.__all__)
