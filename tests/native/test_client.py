@@ -9,11 +9,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import h2.config
+import h2.connection
+import h2.events
 import pytest
+from hyperframe.frame import DataFrame, Frame, GoAwayFrame, RstStreamFrame, SettingsFrame, WindowUpdateFrame
 
 from keswick._native import Answer, CallFailed, ClientTls, HttpClient, Reader, Reply, Request, Stream
 from support.sockets import Script, answer_with, listening, read_request, tls, until_closed
@@ -326,6 +330,87 @@ def test_answers_that_are_none(script: Script, kind: str) -> None:
 )
 def test_servers_that_promise_http2_and_break_it(script: Script, kind: str) -> None:
     assert failure_of(script, alpn=("h2",))[0] == kind
+
+
+def http2_answer(*frames: Callable[[int], Frame], headers: Sequence[tuple[str, str]] = ((":status", "200"),)) -> Script:
+    """Begins an answer to the first request and goes on with these frames, each made for its stream."""
+
+    def script(connection: Any) -> None:
+        server = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        server.initiate_connection()
+        connection.sendall(server.data_to_send())
+        while True:
+            for event in server.receive_data(connection.recv(65536)):
+                if isinstance(event, h2.events.RequestReceived):
+                    server.send_headers(event.stream_id, list(headers))
+                    made = b"".join(frame(event.stream_id).serialize() for frame in frames)
+                    connection.sendall(server.data_to_send() + made)
+                    until_closed(connection)
+                    return
+            connection.sendall(server.data_to_send())
+
+    return script
+
+
+def half(stream: int) -> Frame:
+    return DataFrame(stream, data=b"half")
+
+
+@pytest.mark.parametrize("code", [0, 7, 8], ids=["no error", "refused", "cancel"])
+@pytest.mark.parametrize("way", ["reset", "goaway"])
+def test_half_an_answer_over_http2_is_never_taken_for_whole(way: str, code: int) -> None:
+    """Whatever the server says when it breaks off; and it cannot say any more that it did nothing."""
+
+    def end(stream: int) -> Frame:
+        return RstStreamFrame(stream, error_code=code) if way == "reset" else GoAwayFrame(error_code=code)
+
+    assert failure_of(http2_answer(half, end), alpn=("h2",))[::2] == ("closed", True)
+
+
+def test_half_a_stream_over_http2_does_not_end_in_order() -> None:
+    script = http2_answer(half, lambda stream: RstStreamFrame(stream, error_code=0))
+    with listening(tls(SERVER, script, alpn=["h2"])) as port:
+        reader = HttpClient(TLS).open("localhost", port, "/", timeout=20)
+        assert reader.read(timeout=20) == b"half"
+        with pytest.raises(CallFailed) as caught:
+            reader.read(timeout=20)
+        assert caught.value.args == ("closed", "the answer broke off", True)
+
+
+def test_a_whole_answer_over_http2_counts_however_the_stream_ends() -> None:
+    script = http2_answer(
+        half,
+        lambda stream: RstStreamFrame(stream, error_code=0),
+        headers=[(":status", "413"), ("content-length", "4")],
+    )
+    with listening(tls(SERVER, script, alpn=["h2"])) as port:
+        assert HttpClient(TLS).call("localhost", port, "GET", "/", timeout=20) == (413, "", b"half")
+
+
+@BOTH
+def test_a_server_that_stops_reading_keeps_no_connection(http2: bool) -> None:
+    """What is still to be sent to it is dropped, with the socket."""
+
+    def script(connection: Any) -> None:
+        if http2:
+            settings = SettingsFrame(0, settings={SettingsFrame.INITIAL_WINDOW_SIZE: window})
+            connection.sendall(settings.serialize() + WindowUpdateFrame(0, window_increment=window).serialize())
+        ended.wait(60)
+
+    def connected() -> int:
+        sockets = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+        return sum(peer.endswith(f":{port:04X}") and state == "01" for _, _, peer, state, *_ in sockets)
+
+    window, ended = 1 << 30, threading.Event()
+    with listening(tls(SERVER, script, alpn=["h2"] if http2 else [])) as port:
+        client = HttpClient(TLS, http2=http2)
+        for _ in range(3):
+            with pytest.raises(CallFailed) as caught:
+                client.call("localhost", port, "POST", "/", bytes(20_000_000), timeout=0.2)
+            assert caught.value.args == ("timeout", "", True)
+        assert connected()
+        wait_until(lambda: not connected())
+        ended.set()
 
 
 @BOTH

@@ -156,7 +156,11 @@ async fn whole(mut body: Incoming, channel: &Channel, longest: usize) -> Result<
             whole.extend_from_slice(&data);
         }
     }
-    Ok(whole)
+    if channel.broke_off(&body) { Err(broken_off()) } else { Ok(whole) }
+}
+
+fn broken_off() -> Failure {
+    Failure::sent("closed", "the answer broke off")
 }
 
 fn content_type(headers: &HeaderMap) -> String {
@@ -214,6 +218,7 @@ impl Content {
                     _ => {}
                 },
                 Some(Err(error)) => *progress = Progress::Failed(channel.failure(&error)),
+                None if channel.broke_off(body) => *progress = Progress::Failed(broken_off()),
                 None => {
                     if let Progress::Reading(reading) = std::mem::replace(&mut *progress, Progress::Ended) {
                         self.server.give_back(reading.1).await;

@@ -1,19 +1,22 @@
 //! The connections of a client: one per server over HTTP/2, as many as there are calls at a time over HTTP/1.1.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper::header::{HOST, HeaderValue};
+use hyper::rt::Executor;
 use hyper::{Request, Response, Uri, Version};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, interval, timeout};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::dial::{dial, within};
 use super::failure::Failure;
@@ -30,6 +33,9 @@ const CONNECTION_WINDOW: u32 = 64 << 20;
 /// How long a connection may take to be ready again after an answer; it takes longer if the server has answered before
 /// it has read the whole request.
 const READY: Duration = Duration::from_millis(50);
+
+/// How long a connection that nobody uses any more may take to say so to the server, which perhaps reads nothing.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 pub struct Settings {
     pub tls: Arc<ClientConfig>,
@@ -106,27 +112,62 @@ type Body = Full<Bytes>;
 struct Shared {
     sender: http2::SendRequest<Body>,
     heard: Arc<Heard>,
-    /// Held by every call; its address is the name of the connection.
-    users: Arc<()>,
+    user: User,
     last_used: Instant,
 }
 
 struct Idle {
     sender: http1::SendRequest<Body>,
     heard: Arc<Heard>,
+    user: User,
     since: Instant,
 }
 
 enum Sender {
     Http1(http1::SendRequest<Body>),
-    Http2(http2::SendRequest<Body>, Arc<()>),
+    Http2(http2::SendRequest<Body>),
 }
 
 /// A connection, or a share in one, for one call.
 pub struct Channel {
     sender: Sender,
     heard: Arc<Heard>,
+    user: User,
     generation: u64,
+}
+
+/// Held by every call and by what keeps the connection for the next one. Nothing is ever sent.
+type User = mpsc::Sender<Infallible>;
+
+/// What runs a connection. It ends soon after the last user has gone, even if what is still to be sent never can be.
+#[derive(Clone)]
+struct Tasks {
+    end: watch::Receiver<()>,
+}
+
+impl Tasks {
+    fn new() -> (Self, User) {
+        let (user, mut users) = mpsc::channel(1);
+        let (life, end) = watch::channel(());
+        tokio::spawn(async move {
+            users.recv().await;
+            sleep(FAREWELL).await;
+            drop(life);
+        });
+        (Self { end }, user)
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        let mut end = self.end.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = task => {}
+                _ = end.changed() => {}
+            }
+        });
+    }
 }
 
 impl Server {
@@ -171,7 +212,8 @@ impl Server {
 
     /// What dials for all calls that wait; it goes on if they go away.
     fn dialling(self: &Arc<Self>, state: &mut State) -> watch::Receiver<Option<Dialled>> {
-        if let Some(dialling) = &state.dialling {
+        // Its sender has gone only if the task has broken down.
+        if let Some(dialling) = state.dialling.as_ref().filter(|dialling| dialling.has_changed().is_ok()) {
             return dialling.clone();
         }
         let (sender, receiver) = watch::channel(None);
@@ -201,20 +243,21 @@ impl Server {
         let link = Link::new(stream);
         let heard = link.heard();
         let failed = |error: hyper::Error| Failure::of_exchange(&error, &heard, false);
+        let (tasks, user) = Tasks::new();
         if !link.is_http2() {
             let (sender, connection) = http1::handshake(TokioIo::new(link)).await.map_err(failed)?;
-            tokio::spawn(connection);
+            tasks.execute(connection);
             self.state().http1 = true;
-            return Ok((Channel { sender: Sender::Http1(sender), heard, generation }, None));
+            return Ok((Channel { sender: Sender::Http1(sender), heard, user, generation }, None));
         }
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let (sender, connection) = http2::Builder::new(tasks.clone())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .handshake(TokioIo::new(link))
             .await
             .map_err(failed)?;
-        tokio::spawn(connection);
-        let shared = Shared { sender, heard, users: Arc::default(), last_used: Instant::now() };
+        tasks.execute(connection);
+        let shared = Shared { sender, heard, user, last_used: Instant::now() };
         let mut state = self.state();
         state.http1 = false;
         if state.generation == generation {
@@ -234,9 +277,7 @@ impl Server {
     /// Gives a connection to no further call: it may be dead without saying so.
     pub fn distrust(&self, channel: &Channel) {
         let mut state = self.state();
-        if let Sender::Http2(_, users) = &channel.sender {
-            state.shared = state.shared.take().filter(|shared| !Arc::ptr_eq(users, &shared.users));
-        }
+        state.shared = state.shared.take().filter(|shared| !shared.user.same_channel(&channel.user));
     }
 
     fn close(&self) {
@@ -251,7 +292,7 @@ impl Server {
         let mut state = self.state();
         state.idle.retain(|idle| !idle.sender.is_closed() && idle.since.elapsed() < longest);
         if let Some(shared) = &mut state.shared {
-            if Arc::strong_count(&shared.users) > 1 {
+            if shared.user.strong_count() > 1 {
                 shared.last_used = Instant::now();
             } else if shared.last_used.elapsed() >= longest {
                 state.shared = None;
@@ -274,10 +315,10 @@ impl State {
             }
             self.shared = None;
         }
-        while let Some(Idle { sender, heard, .. }) = self.idle.pop() {
+        while let Some(Idle { sender, heard, user, .. }) = self.idle.pop() {
             if sender.is_ready() {
                 let sender = Sender::Http1(sender);
-                return Some(Channel { sender, heard, generation: self.generation });
+                return Some(Channel { sender, heard, user, generation: self.generation });
             }
         }
         None
@@ -286,7 +327,7 @@ impl State {
     fn keep(&mut self, channel: Channel) {
         match channel.sender {
             Sender::Http1(sender) if channel.generation == self.generation => {
-                self.idle.push(Idle { sender, heard: channel.heard, since: Instant::now() });
+                self.idle.push(Idle { sender, heard: channel.heard, user: channel.user, since: Instant::now() });
             }
             _ => {}
         }
@@ -295,7 +336,7 @@ impl State {
 
 impl Shared {
     fn channel(self, generation: u64) -> Channel {
-        Channel { sender: Sender::Http2(self.sender, self.users), heard: self.heard, generation }
+        Channel { sender: Sender::Http2(self.sender), heard: self.heard, user: self.user, generation }
     }
 }
 
@@ -307,7 +348,7 @@ impl Channel {
                 to_http1(&mut request);
                 sender.try_send_request(request).await
             }
-            Sender::Http2(sender, _) => {
+            Sender::Http2(sender) => {
                 *request.version_mut() = Version::HTTP_2;
                 sender.try_send_request(request).await
             }
@@ -317,9 +358,18 @@ impl Channel {
         })
     }
 
-    /// What an error while reading the answer means.
+    /// What an error while reading the answer means. Its beginning came, so that the server got the request.
     pub fn failure(&self, error: &hyper::Error) -> Failure {
-        Failure::of_exchange(error, &self.heard, true)
+        let mut failure = Failure::of_exchange(error, &self.heard, true);
+        failure.sent = true;
+        failure
+    }
+
+    /// Whether the answer broke off where it seemed to end. Over HTTP/2 it also seems to end when the server resets the
+    /// stream or goes away without an error, as it may after an early answer; then the announced length tells.
+    pub fn broke_off(&self, body: &Incoming) -> bool {
+        let ended = body.is_end_stream() || body.size_hint().exact() == Some(0);
+        matches!(self.sender, Sender::Http2(_)) && !ended
     }
 }
 
