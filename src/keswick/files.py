@@ -28,13 +28,14 @@ class NewFile(NamedTuple):
 def write_files(*files: NewFile, overwrite: bool = False) -> None:
     """Write and sync several files. The first gets its name when all are written, the last when the others have theirs.
 
-    Raises FileExistsError unless `overwrite`, and for a link or a device always; OSError names the path. Then no new
-    file stays, and none is overwritten but those before the one that failed: what nobody can make again comes last.
+    Raises FileExistsError unless `overwrite`, which is for files, not for links or devices; OSError names the path.
+    Then no new file stays, and none is overwritten but those before the one that failed: what nobody can make again
+    comes last.
     """
     with ExitStack() as drafts:
         written = []
         for file in files:
-            draft = drafts.enter_context(_draft(file.path, PRIVATE if file.secret else PUBLIC))
+            draft = drafts.enter_context(_draft(file.path, PRIVATE if file.secret else PUBLIC, overwrite))
             draft.write(file.text.encode())
             draft.sync()
             written.append(draft)
@@ -52,12 +53,10 @@ def new_file(path: Path, *, mode: int = PRIVATE, overwrite: bool = False) -> Ite
     """A file to be written piece by piece, which gets its name, whole and synced, when the block ends well; otherwise
     nothing of it stays.
 
-    `mode` is subject to the umask. Raises FileExistsError, before the block and again after it, unless `overwrite`, and
-    for a link or a device always; OSError names the path.
+    `mode` is subject to the umask. Raises FileExistsError, before the block and again after it, unless `overwrite`,
+    which is for files, not for links or devices; OSError names the path.
     """
-    if not overwrite and os.path.lexists(path):
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    with _draft(path, mode) as draft:
+    with _draft(path, mode, overwrite) as draft:
         yield draft
         draft.sync()
         draft.publish(overwrite=overwrite)
@@ -83,7 +82,6 @@ class Draft:
     file system cannot do that, a temporary one."""
 
     def __init__(self, path: Path, mode: int) -> None:
-        _refuse_others(path)
         self.path = path
         self._temporary: Path | None = None
         try:
@@ -154,17 +152,22 @@ class Draft:
         return self.path.with_name(f".kes-{os.urandom(8).hex()}.tmp")
 
 
-def _refuse_others(path: Path) -> None:
+def _check_place(path: Path, overwrite: bool) -> None:
     """Only a file is ever overwritten: not a device, nor a link, which may lead to one, as /dev/stdout does."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
-        raise FileExistsError(errno.EEXIST, "a link, a device or a pipe is there, and only files are overwritten")
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise OSError(errno.EINVAL, "a link, a device or a pipe is there, and only files are overwritten")
 
 
 @contextmanager
-def _draft(path: Path, mode: int) -> Iterator[Draft]:
+def _draft(path: Path, mode: int, overwrite: bool) -> Iterator[Draft]:
     with _naming(path):
+        _check_place(path, overwrite)
         draft = Draft(path, mode)
     try:
         yield draft
