@@ -185,6 +185,14 @@ def test_an_error_is_one_line_on_stderr(arguments: tuple[str, ...], error: str) 
     assert kes(*arguments) == (1, "", f"Error: {error}\n")
 
 
+def test_a_long_word_does_not_bury_the_error() -> None:
+    code, _, shown = kes("x" * 100_000)
+    assert code == 1
+    assert len(shown) < 5_000
+    assert shown.startswith('Error: "xxx')
+    assert shown.endswith("xxx\" is not a kes command. See 'kes --help'\n")
+
+
 @pytest.mark.parametrize("arguments", [("foo",), ("--help",)])
 def test_without_standard_error_nothing_goes_to_standard_output(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(

@@ -117,7 +117,10 @@ def _fail(message: str) -> int:
     from keswick.cli.terminal import has_colour, printable
 
     label = "\x1b[31mError: \x1b[0m" if has_colour(sys.stderr) else "Error: "
-    _tell(f"{label}{printable(message)}\n")
+    text = printable(message)
+    if len(text) > 4000:  # somebody gave a file for a name, say; what is wrong stands at the ends
+        text = f"{text[:2000]} … {text[-1000:]}"
+    _tell(f"{label}{text}\n")
     return 1
 
 
