@@ -201,31 +201,37 @@ def test_connections_that_the_kernel_has_accepted_are_served(plain: bool) -> Non
 
 
 def test_what_has_come_in_is_answered_before_an_idle_connection_is_closed() -> None:
-    gate = threading.Event()
+    """Also what came in when the server had the demand to close already, and had not got to that connection yet."""
+    entered, gates = threading.Semaphore(0), [threading.Event(), threading.Event()]
 
     def handler(request: Request) -> Reply:
-        if request.path == "/block":
-            gate.wait(20)
+        if request.path != "/":
+            entered.release()
+            gates[int(request.path[1:])].wait(20)
         return 200, PLAIN, b"hello"
 
     with Endpoint(handler, plain=True) as endpoint:
-        idle = [endpoint.connect() for _ in range(20)]
-        for connected in idle:
+        first, second, *idle = [endpoint.connect() for _ in range(20)]
+        for connected in (first, second, *idle):
             connected.sendall(GET)
             read_response(connected)
-        with endpoint.connect() as blocking:
-            # The I/O thread waits for the handler, so that it sees the requests and the demand together.
-            blocking.sendall(GET.replace(b"/", b"/block", 1))
-            wait_until(lambda: endpoint.server.stats()["requests"] == 1)
-            for connected in idle:
-                connected.sendall(POST)
-            endpoint.server.drain()
-            gate.set()
-            for connected in idle:
-                _, headers, body = read_response(connected)
-                assert (body, headers["connection"]) == (b"hello", "close")
-                assert ends_with_a_fin(connected)
-            read_response(blocking)
+        # The I/O thread waits in the handler, so that it finds the next request and the demand together...
+        first.sendall(GET.replace(b"/", b"/0", 1))
+        assert entered.acquire(timeout=20)
+        second.sendall(GET.replace(b"/", b"/1", 1))
+        for connected in idle[:9]:
+            connected.sendall(POST)
+        endpoint.server.drain()
+        gates[0].set()
+        # ... and waits again, with the demand at hand.
+        assert entered.acquire(timeout=20)
+        for connected in idle[9:]:
+            connected.sendall(POST)
+        gates[1].set()
+        for connected in idle:
+            _, headers, body = read_response(connected)
+            assert (body, headers["connection"]) == (b"hello", "close")
+            assert ends_with_a_fin(connected)
 
 
 @PLAIN_AND_TLS
