@@ -50,6 +50,10 @@ class Policy:
         decision = self._decisions.get(path)
         return self._decide(path) if decision is None else decision
 
+    def denies(self, path: str) -> bool:
+        """Whether a rule denies the decoded `path`. One that no rule speaks of is not permitted, and not denied."""
+        return self._denied(path) is not None
+
     def explain(self, path: str) -> "Decision":
         """What `permits` says of the decoded `path`, and why."""
         for rule in self.deny:
@@ -62,7 +66,7 @@ class Policy:
 
     def _decide(self, path: str) -> bool:
         """Callers use few paths again and again, so decisions are remembered, within bounds."""
-        decision = self._denied(path) is None and self._allowed(path) is not None
+        decision = not self.denies(path) and self._allowed(path) is not None
         if len(path) <= _REMEMBERED_LENGTH:
             if len(self._decisions) >= _REMEMBERED:
                 self._decisions.clear()
@@ -128,7 +132,8 @@ def _allow_regex(rule: str, globs_only: bool) -> str:
 
 def _deny_regex(rule: str) -> str:
     # The releases that read globs let a class stand for '/', against their documentation: a deny rule covers that too.
-    return "|".join((_prefix_regex(rule), _glob_regex(rule), _glob_regex(rule, class_matches_slash=True)))
+    readings = (_prefix_regex(rule), _glob_regex(rule), _glob_regex(rule, class_matches_slash=True))
+    return "|".join(dict.fromkeys(readings))
 
 
 def _prefix_regex(rule: str) -> str:

@@ -1,8 +1,11 @@
 """Policies and assignments of the configuration, and above them those written at run time."""
 
+import pytest
+
 from keswick.config import Config, MemoryStore, Policy
 from keswick.policy import Policy as Rules
-from keswick.server.access import Access, Assignment, PolicyEntry, RunTimeAccess
+from keswick.server import access as module
+from keswick.server.access import Access, Assignment, PolicyEntry, RunTimeAccess, TooMuch
 
 STARTED = "2026-01-02T03:04:05Z"
 
@@ -13,6 +16,18 @@ def configured(admin: str = "admin", **policies: Policy) -> Access:
 
 def entry(name: str, *allow: str) -> PolicyEntry:
     return PolicyEntry(Rules(name, allow, ()), STARTED, "writer")
+
+
+def in_force(base: Access) -> tuple[RunTimeAccess, Access]:
+    """What is written over `base` counts at once, as in a server."""
+    written = RunTimeAccess()
+
+    def changed() -> None:
+        written.above(base)
+
+    written.changed = changed
+    changed()
+    return written, base
 
 
 APP = Policy(allow=("/v1/key/create/*",), identities=("ann", "bob"))
@@ -84,3 +99,40 @@ def test_what_is_not_there_leaves_no_trace_when_it_is_taken_away() -> None:
     assert not written.delete_policy("nothing")
     assert changes == []
     assert written.above(base) is base
+
+
+def test_what_is_deleted_leaves_a_mark_only_where_the_configuration_has_it() -> None:
+    written, base = in_force(configured(app=APP))
+    for number in range(100):
+        written.write_policy(entry(f"p{number}"))
+        written.assign(f"i{number}", Assignment(f"p{number}", STARTED, "writer"))
+        written.delete_policy(f"p{number}")
+    assert written.above(base) is base  # as if nothing had been written
+    written.delete_policy("app")
+    assert not written.above(base).policies
+
+
+def test_what_may_be_written_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_ENTRIES", 3)
+    monkeypatch.setattr(module, "MOST_CHARACTERS", 20)
+    written, base = in_force(configured(app=APP))
+    written.write_policy(entry("p", "/v1/status"))
+    with pytest.raises(TooMuch):
+        written.write_policy(entry("q", "/v1/metrics"))
+    written.write_policy(entry("p", "/v1/metrics"))  # in the place of another, it counts alone
+    written.assign("carl", Assignment("p", STARTED, "writer"))
+    written.assign("dora", Assignment("p", STARTED, "writer"))
+    with pytest.raises(TooMuch):
+        written.assign("emil", Assignment("p", STARTED, "writer"))
+    written.assign("dora", Assignment("app", STARTED, "writer"))
+    written.forget("carl")
+    written.assign("emil", Assignment("p", STARTED, "writer"))
+    assert set(written.above(base).assignments) == {"ann", "bob", "dora", "emil"}
+
+
+def test_a_denial_is_told_from_what_is_not_allowed() -> None:
+    access = configured(app=Policy(allow=("/v1/key/*",), deny=("/v1/key/delete/*",), identities=("ann",)))
+    assert access.denies("ann", "/v1/key/delete/x")
+    assert not access.denies("ann", "/v1/policy/read/x")
+    assert not access.denies("admin", "/v1/key/delete/x")
+    assert not access.denies("stranger", "/v1/key/delete/x")

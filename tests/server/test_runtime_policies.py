@@ -243,6 +243,49 @@ def test_every_write_is_on_record(tmp_path: Path) -> None:
         assert [(e["request"]["path"], e["request"]["identity"], e["response"]["code"]) for e in events] == expected
 
 
+def test_who_may_write_policies_cannot_fill_the_memory(cast: Cast) -> None:
+    rule = "/v1/key/create/" + "x" * 1000
+    assert cast.writer.call("POST", "/v1/policy/write/team-long", {"allow": [rule] * 100}).status == 200
+    answer = cast.writer.call("POST", "/v1/policy/write/team-long", {"allow": [rule] * 100, "deny": [rule] * 100})
+    assert (answer.status, answer.message) == (
+        507,
+        "too much is written at run time: policies and assignments belong in the configuration",
+    )
+
+
+# --- what a policy denies under one name of an operation, it denies under all ---
+
+
+@pytest.mark.parametrize(
+    ("deny", "method", "path", "body"),
+    [
+        ("/v1/key/decrypt/secret*", "PUT", "/v1/key/bulk/decrypt/secret-key", []),
+        ("/v1/key/*/secret-key", "PUT", "/v1/key/bulk/decrypt/secret-key", []),
+        ("/v1/log/audit", "GET", "/v1/log/audit/trace", None),
+        ("/v1/log/error", "GET", "/v1/log/log/error/trace", None),
+        ("/v1/log/error/trace", "GET", "/v1/log/error", None),
+        ("/v1/identity/forget/*", "DELETE", "/v1/identity/delete/someone", None),
+        ("/v1/identity/delete/*", "DELETE", "/v1/identity/forget/someone", None),
+        ("/v1/identity/assign/*/*", "PUT", "/v1/policy/assign/writers", {"identity": "someone"}),
+        ("/v1/policy/assign/writers", "PUT", "/v1/identity/assign/writers/someone", None),
+    ],
+)
+def test_denied_under_one_name(closed: Cast, deny: str, method: str, path: str, body: Any) -> None:
+    closed.admin.call("PUT", "/v1/policy/write/all", {"allow": ["*"], "deny": [deny]})
+    assert closed.admin.call("PUT", "/v1/policy/assign/all", {"identity": closed.app.identity}).status == 200
+    assert closed.app.call("GET", "/v1/metrics").status == 200
+    answer = closed.app.call(method, path, body)
+    assert (answer.status, answer.message) == (403, "not authorized: insufficient permissions")
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cast]:
+    folder = tmp_path_factory.mktemp("closed")
+    config, pairs = cast_in(folder, runtime_policies="on")
+    with start_server(folder, **config) as server:
+        yield Cast(server, folder, config, pairs)
+
+
 # --- off, as it is by default ---
 
 
@@ -278,6 +321,20 @@ def test_it_can_be_said_in_the_file(tmp_path: Path, dialect: str, said: str | No
         served = {api["path"] for api in cast.admin.call("GET", "/v1/api").json}
         assert ("/v1/policy/write/" in served) is on
         assert ("can be written" in server.stdout) is on
+
+
+def test_switched_off_by_a_reload_what_was_written_is_forgotten(tmp_path: Path) -> None:
+    config, pairs = cast_in(tmp_path, runtime_policies="on")
+    with start_server(tmp_path, **config) as server:
+        cast = Cast(server, tmp_path, config, pairs)
+        cast.admin.call("PUT", "/v1/policy/write/more", {"allow": ["/v1/metrics"]})
+        cast.admin.call("PUT", "/v1/policy/assign/more", {"identity": cast.app.identity})
+        assert cast.app.call("GET", "/v1/metrics").status == 200
+        server.reload(**config | {"runtime_policies": "off"})
+        assert cast.app.call("GET", "/v1/metrics").status == 403
+        assert cast.admin.call("GET", "/v1/policy/read/more").status == 404
+        server.reload(**config)
+        assert cast.app.call("GET", "/v1/metrics").status == 403
 
 
 # --- many at once ---

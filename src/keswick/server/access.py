@@ -6,9 +6,24 @@ forgets it. Only the main thread writes, one call after the other; every other t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from keswick.config import Config
 from keswick.policy import Policy
+
+MOST_ENTRIES = 10_000
+"""Policies and assignments that may be written at run time: each write makes all of them anew."""
+LONGEST_POLICY = 1 << 17
+"""Characters in the rules of a policy that is written at run time; it takes two seconds to compile the worst."""
+MOST_CHARACTERS = 1 << 20
+"""In all of them; compiled, a rule takes some fifty times its length."""
+
+
+Entry = TypeVar("Entry")
+
+
+class TooMuch(Exception):
+    """No more may be written at run time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +91,23 @@ class Access:
         policy = self._decisive.get(identity)
         return policy is not None and policy.permits(path)
 
+    def denies(self, identity: str, path: str) -> bool:
+        """Whether a rule of the identity's policy denies it the path. Nothing is denied to the admin."""
+        policy = self._decisive.get(identity)
+        return policy is not None and policy.denies(path)
+
 
 @dataclass(slots=True)
 class RunTimeAccess:
-    """What was written since the start, by name; None stands for what was deleted. For the main thread alone.
+    """What was written since the start, by name; None stands for what the configuration has and was deleted. For the
+    main thread alone.
 
-    `changed` is called after each write, to put the result in force, by `above`.
+    `changed` is called after each write, to put the result in force, by `above`. What is written is bounded, for
+    whoever may write policies should not be able to fill the memory: writes raise TooMuch.
     """
 
     changed: Callable[[], None] = lambda: None
+    _configured: Access = field(default_factory=lambda: Access.of("", {}, {}))
     _current: Access = field(default_factory=lambda: Access.of("", {}, {}))
     """What is in force."""
     _policies: dict[str, PolicyEntry | None] = field(default_factory=dict)
@@ -92,7 +115,7 @@ class RunTimeAccess:
 
     def above(self, configured: Access) -> Access:
         """What is in force from now on: the configuration with what was written."""
-        self._current = configured
+        self._configured = self._current = configured
         if self._policies or self._assignments:
             policies = {**configured.policies, **self._policies}
             assignments = {**configured.assignments, **self._assignments}
@@ -103,19 +126,29 @@ class RunTimeAccess:
             )
         return self._current
 
+    def clear(self) -> None:
+        """Forget everything, as a restart does."""
+        self._policies.clear()
+        self._assignments.clear()
+
     def write_policy(self, entry: PolicyEntry) -> None:
         """A policy of that name is overwritten; its identities keep it."""
-        self._policies[entry.policy.name] = entry
+        name = entry.policy.name
+        others = [other for other in self._policies.values() if other is not None and other.policy.name != name]
+        if sum(map(_characters, (entry, *others))) > MOST_CHARACTERS:
+            raise TooMuch
+        self._make_room(self._policies.get(name))
+        self._policies[name] = entry
         self.changed()
 
     def delete_policy(self, name: str) -> bool:
         """Whether there was one. Its identities have no policy any more, even if one of that name is written later."""
         if name not in self._current.policies:
             return False
-        self._policies[name] = None
+        _delete(self._policies, name, self._configured.policies)
         for identity, assignment in self._current.assignments.items():
             if assignment.policy == name:
-                self._assignments[identity] = None
+                _delete(self._assignments, identity, self._configured.assignments)
         self.changed()
         return True
 
@@ -123,6 +156,7 @@ class RunTimeAccess:
         """Whether there is that policy. An identity has one policy; assigning another one moves it."""
         if assignment.policy not in self._current.policies:
             return False
+        self._make_room(self._assignments.get(identity))
         self._assignments[identity] = assignment
         self.changed()
         return True
@@ -130,5 +164,22 @@ class RunTimeAccess:
     def forget(self, identity: str) -> None:
         """Take its policy from an identity; one that has none is left as it is."""
         if identity in self._current.assignments:
-            self._assignments[identity] = None
+            _delete(self._assignments, identity, self._configured.assignments)
             self.changed()
+
+    def _make_room(self, overwritten: PolicyEntry | Assignment | None) -> None:
+        written = (*self._policies.values(), *self._assignments.values())
+        if overwritten is None and sum(entry is not None for entry in written) >= MOST_ENTRIES:
+            raise TooMuch
+
+
+def _characters(entry: PolicyEntry) -> int:
+    return sum(map(len, (*entry.policy.allow, *entry.policy.deny)))
+
+
+def _delete(written: dict[str, Entry | None], name: str, configured: Mapping[str, Entry]) -> None:
+    """What the configuration has needs a mark that it is gone; the rest can be forgotten."""
+    if name in configured:
+        written[name] = None
+    else:
+        written.pop(name, None)

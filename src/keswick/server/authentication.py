@@ -7,7 +7,7 @@ own, whom the proxy names.
 from keswick._native import Connection
 from keswick.server.call import Call
 from keswick.server.caller import REQUIRED, Caller, caller_with
-from keswick.server.replies import ApiError
+from keswick.server.replies import forbidden
 from keswick.server.routes import ANYONE, PERMITTED, Route
 from keswick.server.state import State
 
@@ -43,5 +43,12 @@ def authorize(state: State, route: Route, path: str, caller: Caller) -> None:
         return
     if problem is not None:
         raise problem.error()
-    if route.access is PERMITTED and not state.access.permits(caller.identity, path):
-        raise ApiError(403, "not authorized: insufficient permissions")
+    if route.access is PERMITTED and not _permits(state, route, path, caller.identity):
+        raise forbidden()
+
+
+def _permits(state: State, route: Route, path: str, identity: str) -> bool:
+    """What a policy denies under one name of an operation, it denies under all."""
+    return state.access.permits(identity, path) and not any(
+        state.access.denies(identity, name + path.removeprefix(route.path)) for name in route.other_names
+    )

@@ -38,6 +38,11 @@ class ApiError(Exception):
         return (self.status, self.headers, b'{"message":' + escaped(_encode(self.message)) + b"\n}")
 
 
+def forbidden() -> ApiError:
+    """The same for a refused, an unassigned and an unknown identity."""
+    return ApiError(403, "not authorized: insufficient permissions")
+
+
 def json_reply(value: Any) -> Reply:
     """A success with one JSON value and a line feed."""
     return (200, JSON, escaped(_encode(value)) + b"\n")

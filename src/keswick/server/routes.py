@@ -48,6 +48,10 @@ class Route:
     """Whether it is served only with `runtime_policies: on`, and else unknown: read-only grants of today, such as
     `/v1/policy/*`, would let their holders write."""
 
+    other_names: tuple[str, ...]
+    """The paths of the same operation in other releases, with a slash at the end as in `path`: a rule that denies one
+    of them was written without thought of this one."""
+
     def takes(self, method: str) -> bool:
         return method == self.method or (method == "POST" and self.method == "PUT")
 
@@ -77,8 +81,26 @@ def _number(seconds: float) -> float | int:
 
 _OPTIONAL = (policies.write, policies.delete, policies.assign, identities.assign, identities.forget)
 
+_OTHER_NAMES = {
+    "/v1/key/bulk/decrypt/": ("/v1/key/decrypt/",),
+    "/v1/identity/forget/": ("/v1/identity/delete/",),
+    "/v1/identity/delete/": ("/v1/identity/forget/",),
+    "/v1/log/audit": ("/v1/log/audit/trace",),
+    "/v1/log/audit/trace": ("/v1/log/audit",),
+    "/v1/log/error": ("/v1/log/error/trace",),
+    "/v1/log/error/trace": ("/v1/log/error",),
+    "/v1/log/log/error/trace": ("/v1/log/error", "/v1/log/error/trace"),
+}
+"""But for those of assignments, whose handler looks at both: only there policy and identity are known."""
+
 ROUTES = tuple(
-    Route(index, *row, Headers([("Content-Type", "application/json"), ("Accept", row[0])]), row[-1] in _OPTIONAL)
+    Route(
+        index,
+        *row,
+        Headers([("Content-Type", "application/json"), ("Accept", row[0])]),
+        row[-1] in _OPTIONAL,
+        _OTHER_NAMES.get(row[1], ()),
+    )
     for index, row in enumerate(
         (
             ("GET", "/version", 0, 10, ANYONE, system.version),

@@ -41,6 +41,8 @@ class Service:
 
     def adopt(self, state: State) -> None:
         """Put a configuration in force. For the main thread alone, as all that changes the state."""
+        if not state.config.runtime_policies:
+            self.runtime.access.clear()
         self.state = state.with_access(self.runtime.access)
 
     # --- on the I/O thread ---

@@ -8,9 +8,9 @@ from keswick.encoding import rfc3339
 from keswick.names import is_pattern
 from keswick.policy import PatternError, Policy
 from keswick.server import bodies
-from keswick.server.access import Assignment, PolicyEntry
+from keswick.server.access import LONGEST_POLICY, Assignment, PolicyEntry, TooMuch
 from keswick.server.call import Answer, Call
-from keswick.server.replies import EMPTY, ApiError, Reply, json_reply
+from keswick.server.replies import EMPTY, ApiError, Reply, forbidden, json_reply
 
 
 def describe(call: Call) -> Answer:
@@ -29,13 +29,18 @@ async def write(call: Call) -> Reply:
     """Make or overwrite a policy: `{"allow": […], "deny": […]}`, or `{"paths": […]}` as in 2021."""
     name = _policy_name(call, call.resource)
     body = bodies.decode_policy(call.request.body)
-    allow = body.allow if body.paths is None else body.paths
+    allow, deny = (body.allow if body.paths is None else body.paths) or (), body.deny or ()
+    if sum(map(len, (*allow, *deny))) > LONGEST_POLICY:
+        raise _no_room()
     try:
-        policy = Policy(name, allow or (), body.deny or (), globs_only=call.state.config.globs_only)
+        policy = Policy(name, allow, deny, globs_only=call.state.config.globs_only)
     except PatternError as error:
         raise ApiError(400, f"invalid policy: {error}") from None
     entry = PolicyEntry(policy, rfc3339(time.time_ns()), call.identity, as_paths=body.paths is not None)
-    call.runtime.access.write_policy(entry)
+    try:
+        call.runtime.access.write_policy(entry)
+    except TooMuch:
+        raise _no_room() from None
     return EMPTY
 
 
@@ -62,9 +67,20 @@ def assign_policy(call: Call, name: str, identity: str) -> Reply:
         raise ApiError(400, "identity is a TLS proxy")
     if identity == call.identity:
         raise ApiError(403, "identity cannot assign policy to itself")
-    if not call.runtime.access.assign(identity, Assignment(name, rfc3339(time.time_ns()), call.identity)):
+    for path in (f"/v1/policy/assign/{name}", f"/v1/identity/assign/{name}/{identity}"):  # one operation, two names
+        if call.state.access.denies(call.identity, path):
+            raise forbidden()
+    try:
+        is_assigned = call.runtime.access.assign(identity, Assignment(name, rfc3339(time.time_ns()), call.identity))
+    except TooMuch:
+        raise _no_room() from None
+    if not is_assigned:
         raise ApiError(404, "policy does not exist")
     return EMPTY
+
+
+def _no_room() -> ApiError:
+    return ApiError(507, "too much is written at run time: policies and assignments belong in the configuration")
 
 
 def bad_identity(identity: str) -> ApiError:
