@@ -196,7 +196,7 @@ def test_on_a_terminal_there_is_a_bar(source: Side, target: Side) -> None:
     assert "Migrating keys" in shown
     assert " of 10,000" in shown
     assert "keys ..." not in shown
-    assert "\x1b[?25h" in shown, "the cursor is there again"
+    assert "\x1b[?25l" not in shown, "the cursor is never hidden"
     assert shown.endswith(
         "Migrated  10000 keys successfully!\nKeys: 10000 read, 10000 copied, 0 skipped, 0 foreign, 0 failed\n"
     )

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -165,10 +166,10 @@ def test_audit_events_come_as_they_happen(client: Client) -> None:
 
 
 def test_error_events_come_as_they_happen(server: RunningServer, client: Client) -> None:
-    with client.error_log() as events:
-        server.reload()
+    with client.error_log() as events, socket.create_connection(("127.0.0.1", server.port)) as stranger:
+        stranger.sendall(b"\x00" * 100)
         event = next(events)
-    assert "level=INFO" in event.message
+    assert "tls: handshake error from 127.0.0.1" in event.message
     assert event.raw.startswith('{"message":"')
 
 
