@@ -166,12 +166,12 @@ impl AsyncRead for Socket {
         }
         match &result {
             Poll::Ready(Ok(())) if buf.filled().len() > before => {
-                if self.greeting == Greeting::Awaited
-                    && let Err(refused) = self.greet(&buf.filled()[before..])
-                {
-                    // Nobody above sees it, or an alert would stand before the answer.
-                    buf.set_filled(before);
-                    return Poll::Ready(Err(refused));
+                if self.greeting == Greeting::Awaited {
+                    if let Err(refused) = self.greet(&buf.filled()[before..]) {
+                        // Nobody above sees it, or an alert would stand before the answer.
+                        buf.set_filled(before);
+                        return Poll::Ready(Err(refused));
+                    }
                 }
                 if let Some(activity) = &self.activity {
                     activity.received();
