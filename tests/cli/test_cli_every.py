@@ -82,6 +82,7 @@ CALLS = {
     "kes status": Call("status", r"● 127\.0\.0\.1:\d+\n  Version  (.*\n)+"),
     "kes metric": Call("metric", r'\{"kes_http_request_success":\d+,.*\}', r"until Ctrl-C", endless=True),
     "kes log": Call("log", r"Time +Status +Identity +IP +API +Latency", r"Time +Status", endless=True),
+    "kes audit trace": Call("audit trace", r'\{"time":".*\}', r"Time +Status", endless=True),
     "kes log trace": Call("log trace", r'\{"time":".*\}', r"Time +Status", endless=True),
     "kes migrate": Call(
         "migrate --from {config} --to {other} --merge", r"Starting key migration:\n(.*\n)+", asks=False

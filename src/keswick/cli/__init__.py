@@ -33,6 +33,7 @@ COMMANDS = {
     "migrate": "Move keys from one key store to another.",
     "config": "Write configuration files of older releases in the present form.",
     "doctor": "Find out why a server does not start, or does not serve.",
+    "audit": "Follow the audit log, as in 2020.",
     "tool": "Commands in the form of 2021.",
     "update": "Tell how to upgrade.",
     "completion": "Print the completion of commands for a shell.",

@@ -111,7 +111,7 @@ def _write_row(row: _Row, status: int = 0) -> None:
     print("  ".join(cells).rstrip(), flush=True)
 
 
-_JSON = Flag("json", "Print the lines as the server sends them.")
+JSON = Flag("json", "Print the lines as the server sends them.")
 
 COMMAND = Group(
     "Follow the audit log or the error log of a server.",
@@ -123,7 +123,7 @@ COMMAND = Group(
             (
                 Flag("type", "'audit' (the default), 'error' or 'metric'.", value="TYPE", choices=_TYPES),
                 Flag("rate", "How often to read the metrics, such as '10s' (default 3s).", value="DURATION"),
-                _JSON,
+                JSON,
                 INSECURE,
             ),
             examples=("kes log trace --type error",),
@@ -136,7 +136,7 @@ COMMAND = Group(
         (
             Flag("audit", "Follow the audit log (the default)."),
             Flag("error", "Follow the error log."),
-            _JSON,
+            JSON,
             INSECURE,
         ),
         details="The log is followed until the server ends it, or Ctrl-C does.",

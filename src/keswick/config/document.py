@@ -206,7 +206,8 @@ class Section:
                 self.warn_at(key, f"{entry.key!r} has no meaning any more and is ignored")
             else:
                 word, colon, _ = key.partition(":")  # what follows a colon without a space may be a secret
-                hint = "; write a space after its ':'" if colon else nearest(word, known)
+                near = nearest(word, known) or f"; it has {', '.join(sorted(known))}"
+                hint = "; write a space after its ':'" if colon else near
                 raise self.source.error(entry.line, f"unknown key {shortened(word)!r} in {self.name}{hint}")
         return self
 

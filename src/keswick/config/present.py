@@ -219,8 +219,9 @@ def _policies(section: Section, admin: str, proxy: Proxy, rules: _Rules) -> dict
             if identity.text in proxy.identities:
                 raise identity.error(f"the policy {name!r} contains a TLS proxy, which has no rights: {identity.shown}")
             if identity.text in assigned:
-                both = f"the policies {assigned[identity.text]!r} and {name!r}"
-                raise identity.error(f"an identity can have one policy only; {identity.shown} stands in {both}")
+                other = assigned[identity.text]
+                where = f"the policies {other!r} and {name!r}" if other != name else f"the policy {name!r} twice"
+                raise identity.error(f"an identity can have one policy only; {identity.shown} stands in {where}")
             assigned[identity.text] = name
         policies[name] = Policy(allow, deny, tuple(identity.text for identity in identities))
     return policies
