@@ -23,8 +23,9 @@ import yaml
 from keswick.config import load
 from keswick.identity import APIKey
 from keswick.server.routes import APIS
-from support.proxies import DEPLOY, HAPROXY, free_port, run_proxy
+from support.proxies import DEPLOY, HAPROXY, run_proxy
 from support.server import RunningServer, running
+from support.sockets import free_port
 from support.walker import Walker, section, shell_blocks
 
 ROOT = DEPLOY.parent

@@ -1,6 +1,7 @@
-"""What only HAProxy does: it asks each server again and again whether it is ready."""
+"""What only HAProxy does: it asks each server again and again whether it is ready, and repeats what was lost."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +45,18 @@ def test_a_server_without_its_key_store_gets_no_requests_until_it_is_back(front:
         return "/v1/key/generate/my-key" in lost.audit_log
 
     wait_until(is_asked)
+
+
+def test_a_request_that_was_lost_with_its_server_goes_to_another_one(front: Front) -> None:
+    killed = front.cluster.members[2].server.process
+    with ThreadPoolExecutor(1) as pool, front.client() as client:
+        client.generate_key("my-key")
+        for number in range(600):
+            if number == 200:
+                pool.submit(killed.kill)
+            made = client.generate_key("my-key")
+            assert client.decrypt("my-key", made.ciphertext) == made.plaintext
+    assert killed.wait(20) != 0
 
 
 def test_a_server_that_stops_is_left_out_before_it_refuses_connections(front: Front) -> None:

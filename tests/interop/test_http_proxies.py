@@ -2,8 +2,10 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import quote
 
 import httpx
@@ -16,7 +18,10 @@ from support.proxies import HAPROXY, NGINX, Front, behind
 from support.transport import wait_until
 
 CLIENTS = [APIKey.generate() for _ in range(12)]
-PAIRS = {kind: make(kind, eku=["client"]) for kind in KINDS}
+PAIRS = {
+    **{kind: make(kind, eku=["client"]) for kind in KINDS},
+    "from an authority": make(issuer=make("p256", name="authority", ca=True), eku=["client"]),
+}
 POLICY = {
     "clients": {
         "allow": ["/v1/key/encrypt/*"],
@@ -51,7 +56,7 @@ def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield front
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PAIRS)
 def test_every_kind_of_certificate_is_who_it_is(front: Front, kind: str) -> None:
     caller = front.caller(PAIRS[kind])
     assert caller.call("GET", "/v1/identity/self/describe").json["identity"] == caller.identity
@@ -153,6 +158,31 @@ def test_no_names_of_authorities_keep_a_client_from_showing_its_certificate(fron
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{front.proxy.port}"]
     shown = subprocess.run(command, input=b"", capture_output=True, timeout=20, check=False).stdout
     assert b"No client certificate CA names sent" in shown
+
+
+SHORT_TIMES = {
+    NGINX: {"proxy_read_timeout 20s": "proxy_read_timeout 1s"},
+    HAPROXY: {
+        "timeout client 90s": "timeout client 1s",
+        "timeout server 20s": "timeout server 1s",
+        "timeout http-keep-alive 60s": "timeout http-keep-alive 1s",
+    },
+}
+"""All but that for live logs."""
+
+
+@pytest.mark.parametrize(("program", "name"), [(NGINX, "http.conf"), (HAPROXY, "http.cfg")])
+def test_a_live_log_may_say_nothing_for_longer_than_an_answer_may_take(program: str, name: str, tmp_path: Path) -> None:
+    with (
+        behind(program, name, tmp_path, changes=SHORT_TIMES[program]) as front,
+        front.client() as client,
+        client.audit_log() as log,
+        front.cluster.members[0].client() as direct,
+    ):
+        assert next(iter(log)).path == "/v1/log/audit"
+        time.sleep(2.5)  # nothing can be asked that would tell: it is the silence that is tried
+        direct.version()
+        assert next(iter(log)).path == "/version"
 
 
 @pytest.mark.parametrize("http2", [True, False])

@@ -7,8 +7,9 @@ import pytest
 
 from keswick.identity import APIKey, certificate_for
 from support.cli import kes
-from support.proxies import NGINX, free_port, run_proxy, write_certificates
+from support.proxies import NGINX, run_proxy, write_certificates
 from support.server import start_server
+from support.sockets import free_port
 
 DIRECTIVES = """
 events {{}}

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from keswick.config import PRESENT, load
 from keswick.identity import APIKey
-from support.proxies import DEPLOY, HAPROXY, NGINX, Environment, deployed, free_port, haproxy, nginx, run_proxy
+from keswick.server.routes import APIS
+from support.proxies import DEPLOY, HAPROXY, NGINX, Environment, deployed, haproxy, nginx, run_proxy
 from support.server import RunningServer, running
+from support.sockets import free_port
 from support.walker import BLOCK, Walker, section, shell_blocks
 
 PAGE = DEPLOY.parent / "docs" / "behind-a-proxy.md"
@@ -108,6 +111,26 @@ def test_what_the_page_shows_of_the_configuration_stands_in_the_file() -> None:
     whole = yaml.safe_load((DEPLOY / "behind-a-proxy.yaml").read_text())
     assert shown["api"] == whole["api"]
     assert shown["tls"]["proxy"] == whole["tls"]["proxy"]
+
+
+YAML = [
+    (name, block)
+    for name in ("behind-a-proxy", "side-by-side", "deployment")
+    for language, block in BLOCK.findall((PAGE.parent / f"{name}.md").read_text())
+    if language == "yaml"
+]
+
+
+@pytest.mark.parametrize(("page", "block"), YAML)
+def test_a_configuration_that_is_shown_is_one(
+    page: str, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KES_PROXY_IDENTITY", "0" * 64)
+    files = "tls:\n  cert: server.crt\n  key: server.key\n"
+    text = block.replace("tls:\n", files, 1) if block.startswith("tls:\n") else files + block
+    config = tmp_path / "config.yaml"
+    config.write_text(f"admin: {{identity: disabled}}\nkeystore: {{fs: {{path: keys}}}}\n{text}")
+    assert load(str(config), apis=APIS).form == PRESENT
 
 
 @pytest.mark.parametrize(("program", "file"), [(NGINX, "nginx/http.conf"), (HAPROXY, "haproxy/http.cfg")])

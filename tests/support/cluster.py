@@ -15,6 +15,7 @@ from typing import Any
 from keswick.client import Client
 from keswick.identity import APIKey, self_signed
 from support.server import RunningServer, running, write_config
+from support.sockets import free_port
 
 NAME = "kes.internal"
 """Of the certificate that all servers have, beside localhost and 127.0.0.1."""
@@ -27,7 +28,8 @@ class Member:
         folder.mkdir()
         self.store = folder / "keys"
         self.store.symlink_to(folder.parent / "keys")
-        self._folder, self._api_key, self._overrides = folder, api_key, dict(overrides)
+        self._folder, self._api_key = folder, api_key
+        self._overrides = {**overrides, "address": f"127.0.0.1:{free_port()}"}
         self._running: AbstractContextManager[RunningServer] | None = None
         self.start()
 
@@ -35,7 +37,6 @@ class Member:
         config = write_config(self._folder, self._api_key, self._overrides)
         self._running = running(["server", "--config", str(config)], self._folder, self._api_key)
         self.server = self._running.__enter__()
-        self._overrides["address"] = f"127.0.0.1:{self.server.port}"
 
     def restart(self) -> None:
         """SIGTERM, and a new process as soon as the old one has ended by itself."""

@@ -23,6 +23,7 @@ from keswick.identity import identity_of
 from support.api import Caller
 from support.certificates import Pair, make
 from support.cluster import Cluster
+from support.sockets import free_port
 from support.transport import wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -90,9 +91,11 @@ def start_proxy(
             text = "\n".join(line for line in text.splitlines() if address not in line) + "\n"
     text = text.replace(f"/etc/{program}/kes", str(folder))
     text = text.replace("/var/log/nginx", str(folder)).replace("/run/nginx.pid", str(folder / "nginx.pid"))
-    text = text.replace("listen 443", f"listen 127.0.0.1:{port}").replace("bind :443", f"bind 127.0.0.1:{port}")
+    here = f"127.0.0.1:{port}"
+    listens, there = ("listen 443", f"listen {here}") if program == NGINX else ("bind :443", f"bind {here}")
+    assert text.count(listens) == 1
+    text = text.replace(listens, there)
     assert "/etc/" not in text
-    assert "443" not in text.replace(str(port), "")
     config = folder / name
     config.write_text(text)
     with run_proxy(program, config, port) as proxy:
@@ -212,13 +215,6 @@ def write_certificates(folder: Path) -> Pair:
         both = (folder / f"{name}.crt").read_bytes() + (folder / f"{name}.key").read_bytes()
         (folder / f"{name}.pem").write_bytes(both)
     return proxy
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _listens(port: int) -> bool:

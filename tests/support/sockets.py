@@ -4,6 +4,7 @@ with listening(lambda connection: connection.sendall(b"SSH-2.0-x\\r\\n")) as por
 with listening(tls(pair, answer_with(b"HTTP/1.1 200 OK\\r\\n\\r\\n"))) as port: ...
 """
 
+import random
 import socket
 import ssl
 import tempfile
@@ -15,6 +16,21 @@ from pathlib import Path
 from support.certificates import Pair
 
 Script = Callable[[socket.socket], object]
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 where nobody listens, for a program that has to be told one.
+
+    It lies below those that outgoing connections get, so that none of them takes it before the program does, or while
+    the program is started anew.
+    """
+    while True:
+        port = random.randrange(12_000, 32_000)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        return port
 
 
 @contextmanager
