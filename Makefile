@@ -29,11 +29,9 @@ run: $(STAMPS)/native ## build, and start a server whose keys survive in the fol
 	@$(BIN)/kes server --config run/config.yaml $(RUN_ARGS)
 
 test: $(STAMPS)/native $(STAMPS)/test $(STAMPS)/docs ## build, and run the tests (PYTEST_ARGS go to pytest)
-	@for program in curl openssl $(SYSTEMD_ANALYZE); do command -v $$program >/dev/null || { echo "The tests call $$program, and there is none" \
-		"on the PATH. On Debian and Ubuntu: apt install $${program%-analyze}"; exit 1; }; done
+	@for program in curl openssl; do command -v $$program >/dev/null || { echo "The tests call $$program, and there is none" \
+		"on the PATH. On Debian and Ubuntu: apt install $$program"; exit 1; }; done
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
-
-SYSTEMD_ANALYZE := $(if $(filter Linux,$(shell uname)),systemd-analyze)
 
 # Clippy checks the release profile, so that the C code below it is compiled once for check, test and run.
 check: $(STAMPS)/check ## lint, types, formats, locks, hygiene
