@@ -14,6 +14,9 @@ _IDENTITY = re.compile("[0-9a-f]{64}")
 _LABEL = r"(?!-)[0-9A-Za-z_-]{1,63}(?<!-)"
 _DNS_NAME = re.compile(rf"(?=.{{1,253}}\Z)(?:\*\.)?(?:{_LABEL}\.)*{_LABEL}\.?")
 
+RENEWAL_SECONDS = 30 * 86_400
+"""Before its end, from which on a certificate should be renewed."""
+
 
 def identity_of(public_key_der: bytes) -> str:
     """64 lower-case hex digits: the SHA-256 of a DER SubjectPublicKeyInfo."""

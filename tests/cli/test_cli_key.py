@@ -312,3 +312,13 @@ def test_names_cannot_move_the_cursor(tmp_path: Path) -> None:
         assert kes_on_terminal("key", "ls", "-k", env=environment) == (0, "Key\na\\x1b[2Jb\n")
         assert kes_on_terminal("key", "list", "-k", env=environment) == (0, "a\\x1b[2Jb\n")
         assert kes("key", "ls", "-k", env=environment).stdout == "Key\na\x1b[2Jb\n"
+
+
+def test_what_may_have_been_done_is_told(tmp_path: Path) -> None:
+    with fake_server(tmp_path, lambda *_: Answer(silent=True)) as server:
+        env = {"KES_SERVER": server.endpoint, "KES_CA_FILE": str(server.ca_file), "KES_API_KEY": APIKey.generate().text}
+        code, stdout, stderr = kes("key", "create", "k", env=env)
+        assert (code, stdout) == (1, "")
+        assert stderr.startswith('Error: failed to create key "k": ')
+        assert stderr.endswith("; the server may have done it nevertheless\n")
+        assert "nevertheless" not in kes("key", "info", "k", env=env).stderr

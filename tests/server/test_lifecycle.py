@@ -486,3 +486,13 @@ def test_a_required_audit_log_refuses_requests_rather_than_lose_events(folder: P
         assert b"\nkes_log_audit_dropped 0\n" in admin.call("GET", "/v1/metrics").body
         process.kill()
         pump.join(30)
+
+
+@pytest.mark.parametrize(("days", "told"), [((-2, -1), "expired on"), ((-1, 10), "expires on"), ((-1, 31), None)])
+def test_a_certificate_that_ends_soon_is_told_at_start(
+    folder: Path, days: tuple[float, float], told: str | None
+) -> None:
+    make("p256", sans=("localhost", "127.0.0.1"), days=days).write(folder, "server")
+    with start_server(folder) as server:
+        assert server.stop() == 0
+        assert (f"the server's certificate {told}" in server.stderr) if told else (server.stderr == "")

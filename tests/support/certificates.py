@@ -103,7 +103,7 @@ def make(
     name: str = "localhost",
     issuer: Pair | None = None,
     ca: bool = False,
-    days: tuple[float, float] = (-1, 30),
+    days: tuple[float, float] = (-1, 90),
     sans: Sequence[str] = (),
     eku: Sequence[str] = (),
     key: CertificateIssuerPrivateKeyTypes | None = None,

@@ -110,7 +110,7 @@ def start_server(
     cert, key = folder / "server.crt", folder / "server.key"
     if not cert.exists():
         pair = self_signed(
-            "localhost", lifetime=timedelta(days=1), dns=["localhost"], ips=["127.0.0.1", "::1"], server=True
+            "localhost", lifetime=timedelta(days=365), dns=["localhost"], ips=["127.0.0.1", "::1"], server=True
         )
         cert.write_text(pair.certificate_pem)
         key.touch(mode=0o600)

@@ -88,9 +88,9 @@ def connect(arguments: Arguments, *only: str) -> "Client":
 
 
 @contextmanager
-def failing(what: str = "") -> Iterator[None]:
+def failing(what: str = "", *, changes: bool = False) -> Iterator[None]:
     """Tell what was tried, if that says more than the reason, when the server refuses it or does not answer, or could
-    not be asked for that name."""
+    not be asked for that name. `changes`: whether it is of importance that it may have been done nevertheless."""
     from keswick.client import APIError, CertificateRequired, ConnectionFailed
 
     try:
@@ -99,6 +99,8 @@ def failing(what: str = "") -> Iterator[None]:
         # The server's words, as scripts know them, but where they would puzzle who did show a certificate.
         puzzles = isinstance(error, CertificateRequired)
         reason = error.message if isinstance(error, APIError) and not puzzles else str(error)
+        if changes and isinstance(error, ConnectionFailed) and error.sent:
+            reason += "; the server may have done it nevertheless"
         if f"{what} ".startswith(f"{reason} "):
             raise CommandError(what) from None
         raise CommandError(f"{what}: {reason}" if what else reason) from None

@@ -22,7 +22,7 @@ def create(arguments: Arguments) -> None:
         _refuse_key_as_name(name)
     with connect(arguments) as client, Progress("Creating keys", len(arguments.words)) as progress:
         for name in arguments.words:
-            with failing(f'failed to create key "{name}"'):
+            with failing(f'failed to create key "{name}"', changes=True):
                 client.create_key(name)
             progress.advance()
 
@@ -38,7 +38,7 @@ def import_(arguments: Arguments) -> None:
     if len(key) != 32:
         arguments.fail(f"invalid key: 32 bytes are needed, not {len(key)}")
     cipher = _cipher(arguments)
-    with connect(arguments) as client, failing(f'failed to import key "{name}"'):
+    with connect(arguments) as client, failing(f'failed to import key "{name}"', changes=True):
         client.import_key(name, key, cipher)
 
 
@@ -74,7 +74,7 @@ def remove(arguments: Arguments) -> None:
     arguments.word(0, "key name")
     with connect(arguments) as client, Progress("Deleting keys", len(arguments.words)) as progress:
         for name in arguments.words:
-            with failing(f'failed to delete key "{name}"'):
+            with failing(f'failed to delete key "{name}"', changes=True):
                 client.delete_key(name)
             progress.advance()
 

@@ -7,9 +7,7 @@ from ipaddress import ip_address
 
 from keswick._native import Certificate
 from keswick.doctor import Finding, failed, ok, warning
-
-SOON = 30 * 86400.0
-"""Seconds before its end from which on a certificate should be renewed."""
+from keswick.identity import RENEWAL_SECONDS
 
 
 def dates(certificate: Certificate, whose: str) -> Iterator[Finding]:
@@ -20,7 +18,7 @@ def dates(certificate: Certificate, whose: str) -> Iterator[Finding]:
         yield failed(f"{whose} is not valid before {begin}: see whether the clock is right, or get another one")
     elif now > certificate.not_after:
         yield failed(f"{whose} expired on {end}: get a new one")
-    elif now > certificate.not_after - SOON:
+    elif now > certificate.not_after - RENEWAL_SECONDS:
         days = int(certificate.not_after - now) // 86400
         yield warning(f"{whose} expires on {end}, in {days} day{'s' * (days != 1)}: renew it")
     else:

@@ -141,7 +141,7 @@ class _Process:
         signals.on(signal.SIGTERM, self._stop_asked.set)
         signals.on(signal.SIGINT, self._stop_asked.set)
         self._say(self._banner(config))
-        for warning in (*config.warnings, *store.warnings()):
+        for warning in (*config.warnings, *store.warnings(), *self._certificate.warnings(time.time())):
             self._runtime.errors.warn(warning)
         self._watcher = self._spawn(state.cache.watch())
         self._spawn(self._log_transport())
@@ -321,7 +321,7 @@ class _Process:
             self._watcher.cancel()
             self._watcher = self._spawn(cache.watch())
             self._runtime.loop.call_later(OLD_STORE_SECONDS, old.store.close)
-        for warning in config.warnings:
+        for warning in (*config.warnings, *certificate.warnings(time.time())):
             self._runtime.errors.warn(warning)
         for what, before, now in (
             ("address", old.config.address, config.address),

@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
 from keswick import pem, roots
 from keswick._native import Certificate, Tls, Verifier
 from keswick.config import TLS, ConfigError
+from keswick.identity import RENEWAL_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,14 @@ class ServerTLS:
     not_after: int
     roots: frozenset[bytes] | None
     verifier: Verifier | None
+
+    def warnings(self, now: float) -> Iterator[str]:
+        """What an operator should know of its dates; `now`: seconds since 1970."""
+        end = datetime.fromtimestamp(self.not_after, UTC).strftime("%Y-%m-%d")
+        if self.not_after < now:
+            yield f"the server's certificate expired on {end}; clients refuse it: renew 'tls.cert' and send SIGHUP"
+        elif self.not_after < now + RENEWAL_SECONDS:
+            yield f"the server's certificate expires on {end}: renew 'tls.cert'"
 
     def tightens(self, old: "ServerTLS") -> bool:
         """Whether clients that `old` let in might not be let in by this one."""
