@@ -100,7 +100,7 @@ def refusal(answer: Answer) -> tuple[int, str]:
 
 # --- what the header may hold ---
 
-CLIENT = make("p256", name="client")
+CLIENT = make("p256", name="client", days=(-1, 30))
 PEM = CLIENT.cert_pem.decode()
 BASE64 = base64.b64encode(CLIENT.cert_der).decode()
 
@@ -529,6 +529,12 @@ ADDRESSES: list[tuple[dict[str, str | list[str]], str | None]] = [
     ({"forwarded": "for=1.1.1.1, for=_hidden"}, None),
     ({"forwarded": "for=1.1.1.1, by=2.2.2.2"}, None),
     ({"forwarded": 'for="1.1.1.1, for=2.2.2.2'}, "2.2.2.2"),  # a client's open quote hides nothing
+    ({"forwarded": 'for="1.1.1.1, for="[2001:db8::1]:4711"'}, "2001:db8::1"),
+    ({"forwarded": 'for=2.2.2.2;host="a,for=1.1.1.1"'}, "2.2.2.2"),  # nor does the host that it asked for
+    ({"forwarded": 'host="a,for=1.1.1.1;b=";for=2.2.2.2'}, "2.2.2.2"),
+    ({"forwarded": 'host="a;for=1.1.1.1";for=2.2.2.2'}, "2.2.2.2"),
+    ({"forwarded": 'a="b, for=2.2.2.2;host="c,for=1.1.1.1;d="'}, "2.2.2.2"),
+    ({"forwarded": 'for="1.1.1.1'}, None),
 ]
 
 

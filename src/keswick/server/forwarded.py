@@ -152,14 +152,23 @@ def client_address(request: Request) -> str | None:
     if values := request.headers("x-forwarded-for"):
         return address_in(values[-1].rpartition(",")[2])
     if values := request.headers("forwarded"):
-        return address_in(_for(values[-1].rpartition(",")[2]))
+        return address_in(_for(values[-1]))
     return None
 
 
-def _for(element: str) -> str:
-    """The value of `for` in an element of `Forwarded` (RFC 7239), such as `for="[2001:db8::1]:4711";proto=https`."""
-    for pair in element.split(";"):
-        name, _, value = pair.partition("=")
+_LAST_BACKWARDS = re.compile('(?:[^,"]|"[^"]*")*')
+_PAIR = re.compile('(?:[^;"]|"[^"]*")+')
+
+
+def _for(text: str) -> str:
+    """The value of `for` in the last element of `Forwarded` (RFC 7239), such as `for="[2001:db8::1]:4711";host=kes`.
+
+    Within quotes nothing separates: some proxies write the host there that the client asked for, which may hold any
+    text. Quotes are paired from the end, so that one which the client left open changes nothing.
+    """
+    found = _LAST_BACKWARDS.match(text[::-1])
+    for pair in _PAIR.finditer(found[0][::-1] if found else ""):
+        name, _, value = pair[0].partition("=")
         if name.strip().lower() == "for":
             return value.strip().removeprefix('"').removesuffix('"')
     return ""
