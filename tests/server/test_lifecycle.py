@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -468,6 +469,17 @@ def test_renewed_certificates_are_taken_over_and_half_renewed_ones_are_not(folde
         assert _certificate(caller) == first
         (folder / "server.key").write_bytes(renewed.key_pem)
         _until(lambda: _certificate(caller) == renewed.cert_der)
+
+
+def test_nothing_is_taken_over_from_a_file_that_is_meant_for_the_next_start(folder: Path) -> None:
+    """Clients are verified as in 2023 until then, although the section for TLS would be read otherwise today."""
+    api_key = APIKey.generate()
+    config = write_config(folder, api_key, {"compatibility": "2023"})
+    with running([str(config)], folder, api_key, command=[sys.executable, "-c", RENEWING]) as server:
+        write_config(folder, api_key, {})
+        server.wait_for("cannot change while a server runs", stream="stderr", count=2)
+        with pytest.raises((ssl.SSLError, ConnectionError, http.client.HTTPException)):
+            Caller(server.port, new_pair(), folder).call("GET", "/version")
 
 
 # --- an audit log that must not lose events ---

@@ -82,6 +82,7 @@ def test_the_second_listener_has_proxy_headers_of_its_own(tmp_path: Path) -> Non
     config, pair = with_admin(metrics=metrics)
     with start_server(tmp_path, **config) as server:
         assert ready(port, b"", None, tmp_path) is None
+        server.wait_for("no PROXY header of version 2, which is required", stream="stderr")
         answer = ready(port, proxy_header("192.0.2.7"), None, tmp_path)
         assert answer is not None
         assert answer.status == 200

@@ -236,12 +236,14 @@ class _Process:
     async def _log_transport(self) -> None:
         """Put on record what the transport did without asking: failed handshakes, and requests that it answered."""
         errors, audit = self._runtime.errors, self._runtime.audit
+        servers = [self._server] if self._second is None else [self._server, self._second]
         while True:
             await asyncio.sleep(1)
-            for peer, reason in self._server.take_handshake_errors():
-                errors.info(f"tls: handshake error from {peer}: {reason}")
-            for peer, path, status in self._server.take_own_answers():
-                audit.record(time.time_ns(), peer, path, None, status, 0)
+            for server in servers:
+                for peer, reason in server.take_handshake_errors():
+                    errors.info(f"tls: handshake error from {peer}: {reason}")
+                for peer, path, status in server.take_own_answers():
+                    audit.record(time.time_ns(), peer, path, None, status, 0)
 
     async def _renew_tls(self) -> None:
         """Read the TLS section and its files again and again: certificates are renewed on disk.
@@ -283,8 +285,7 @@ class _Process:
 
     async def _take_over_tls(self) -> None:
         blocking = self._runtime.blocking
-        config = self._service.state.config
-        config = dataclasses.replace(config, tls=(await blocking(configured, self._options)).tls)
+        config = dataclasses.replace(self._service.state.config, tls=(await self._configured_anew()).tls)
         certificate = await blocking(_load_tls, config)
         forwarding = Forwarding.configured(config, certificate.verifier, self._runtime.errors)
         self._use_tls(certificate)
@@ -294,11 +295,7 @@ class _Process:
         """Put the configuration of the file in force, all of it or nothing."""
         blocking = self._runtime.blocking
         old = self._service.state
-        config = await blocking(configured, self._options)
-        if (config.form, config.dialect) != (old.config.form, old.config.dialect):
-            raise ConfigError(
-                "the form of the configuration, or its 'compatibility', cannot change while a server runs"
-            )
+        config = await self._configured_anew()
         certificate = await blocking(_load_tls, config)
         store, cache = old.store, old.cache
         if config.keystore != old.config.keystore:
@@ -333,6 +330,16 @@ class _Process:
                 self._runtime.errors.warn(
                     f"a new '{what}' takes effect when the server is started again; the old one stays in force"
                 )
+
+    async def _configured_anew(self) -> Config:
+        """What the file says now. Of another form or dialect not even a section fits: they differ in what is left out,
+        such as whether clients are verified."""
+        config, old = await self._runtime.blocking(configured, self._options), self._service.state.config
+        if (config.form, config.dialect) != (old.form, old.dialect):
+            raise ConfigError(
+                "the form of the configuration, or its 'compatibility', cannot change while a server runs"
+            )
+        return config
 
     def _use_tls(self, certificate: ServerTLS) -> None:
         self._server.set_tls(certificate.tls, drain=certificate.tightens(self._certificate))
