@@ -219,6 +219,7 @@ def test_compose(composed: tuple[Operator, dict[str, Any]], monkeypatch: pytest.
         # Its checks are those of the file: HAProxy takes no server for ready that does not pass them.
         with run_proxy(HAPROXY, folder / "haproxy.cfg", port):
             secrets = operator.folder / "deploy" / "secrets"
+            assert all(path.stat().st_mode & 0o077 == 0 for path in [*secrets.glob("*.pem"), *secrets.glob("*.key")])
             use("kes.example.com", port, secrets / "server.crt", secrets / "storage")
 
 

@@ -95,6 +95,7 @@ def test_haproxy(operator: Operator) -> None:
     config = operator.install("haproxy/http.cfg", "/etc/haproxy/haproxy.cfg")
     (files,) = shell_blocks(WITH_HAPROXY)
     operator.type(files)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in operator.folder.glob("etc/haproxy/kes/*.pem"))
     call = shell_blocks(WITH_NGINX)[-1].replace("my-key", "another-key")
     with operator.server(operator.folder / "etc/kes/config.yaml"), run_proxy(HAPROXY, config, operator.port):
         answers_of(operator, call)
