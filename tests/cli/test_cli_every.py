@@ -82,7 +82,6 @@ CALLS = {
     "kes status": Call("status", r"● 127\.0\.0\.1:\d+\n  Version  (.*\n)+"),
     "kes metric": Call("metric", r'\{"kes_http_request_success":\d+,.*\}', r"until Ctrl-C", endless=True),
     "kes log": Call("log", r"Time +Status +Identity +IP +API +Latency", r"Time +Status", endless=True),
-    "kes audit trace": Call("audit trace", r'\{"time":".*\}', r"Time +Status", endless=True),
     "kes log trace": Call("log trace", r'\{"time":".*\}', r"Time +Status", endless=True),
     "kes migrate": Call(
         "migrate --from {config} --to {other} --merge", r"Starting key migration:\n(.*\n)+", asks=False
@@ -95,6 +94,7 @@ CALLS = {
         told=r"What changes:\n(  - .*\n)+(.*\n)+",
     ),
     "kes doctor": Call("doctor", r"((ok|warning|FAILED) .+\n)+"),
+    "kes audit trace": Call("audit trace", r'\{"time":".*\}', r"Time +Status", endless=True),
     "kes tool identity new": Call("tool identity new --key {folder}.key --cert {folder}.crt", NOTHING, asks=False),
     "kes tool identity of": Call(
         "tool identity of {cert}", "[0-9a-f]{64}", r"\n  Identity:  [0-9a-f]{64}\n", asks=False
