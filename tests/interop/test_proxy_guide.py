@@ -1,8 +1,10 @@
 """The guide docs/behind-a-proxy.md, walked as it stands there, with nginx and then with HAProxy."""
 
 import json
+import socket
+import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,18 @@ def test_haproxy(operator: Operator) -> None:
     call = shell_blocks(WITH_NGINX)[-1].replace("my-key", "another-key")
     with operator.server(operator.folder / "etc/kes/config.yaml"), run_proxy(HAPROXY, config, operator.port):
         answers_of(operator, call)
+
+
+def test_a_proxy_may_shake_hands_for_many_clients_at_once(operator: Operator) -> None:
+    context = ssl.create_default_context(cafile=str(operator.folder / "etc/kes/server.crt"))
+    folder = operator.folder / "etc/nginx/kes"
+    context.load_cert_chain(folder / "proxy.crt", folder / "proxy.key")
+    here = ("127.0.0.1", operator.server_port)
+    with operator.server(operator.folder / "etc/kes/config.yaml"), ExitStack() as stack:
+        begun = [stack.enter_context(socket.create_connection(here, timeout=20)) for _ in range(500)]
+        for connection in begun:
+            with context.wrap_socket(connection, server_hostname="kes.internal") as shaken:
+                assert shaken.version() == "TLSv1.3"
 
 
 def answers_of(operator: Operator, call: str) -> None:
