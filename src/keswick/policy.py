@@ -34,7 +34,7 @@ class Policy:
     With `globs_only` allow rules are globs without exception, as servers before October 2023 read them.
     """
 
-    __slots__ = ("_allowed", "_decisions", "_denied", "allow", "deny", "globs_only", "name")
+    __slots__ = ("_allowed", "_decisions", "_denials", "_denied", "allow", "deny", "globs_only", "name")
 
     def __init__(self, name: str, allow: Iterable[str], deny: Iterable[str], *, globs_only: bool = False) -> None:
         self.name: Final = name
@@ -44,6 +44,7 @@ class Policy:
         self._allowed: Final = _union(_allow_regex(rule, globs_only) for rule in self.allow if rule).match
         self._denied: Final = _union(_deny_regex(rule) for rule in self.deny if rule).match
         self._decisions: Final[dict[str, bool]] = {}
+        self._denials: Final[dict[str, bool]] = {}
 
     def permits(self, path: str) -> bool:
         """Whether a request for the decoded `path` is permitted: not denied, and allowed."""
@@ -52,7 +53,8 @@ class Policy:
 
     def denies(self, path: str) -> bool:
         """Whether a rule denies the decoded `path`. One that no rule speaks of is not permitted, and not denied."""
-        return self._denied(path) is not None
+        denial = self._denials.get(path)
+        return self._remember(self._denials, path, self._denied(path) is not None) if denial is None else denial
 
     def explain(self, path: str) -> "Decision":
         """What `permits` says of the decoded `path`, and why."""
@@ -65,13 +67,17 @@ class Policy:
         return Decision(False, None)
 
     def _decide(self, path: str) -> bool:
-        """Callers use few paths again and again, so decisions are remembered, within bounds."""
-        decision = not self.denies(path) and self._allowed(path) is not None
+        permitted = self._denied(path) is None and self._allowed(path) is not None
+        return self._remember(self._decisions, path, permitted)
+
+    @staticmethod
+    def _remember(findings: dict[str, bool], path: str, finding: bool) -> bool:
+        """Callers use few paths again and again, so what was found is remembered, within bounds."""
         if len(path) <= _REMEMBERED_LENGTH:
-            if len(self._decisions) >= _REMEMBERED:
-                self._decisions.clear()
-            self._decisions[path] = decision
-        return decision
+            if len(findings) >= _REMEMBERED:
+                findings.clear()
+            findings[path] = finding
+        return finding
 
     def __repr__(self) -> str:
         return f"Policy({self.name!r}, allow={self.allow!r}, deny={self.deny!r})"

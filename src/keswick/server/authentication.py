@@ -49,6 +49,9 @@ def authorize(state: State, route: Route, path: str, caller: Caller) -> None:
 
 def _permits(state: State, route: Route, path: str, identity: str) -> bool:
     """What a policy denies under one name of an operation, it denies under all."""
-    return state.access.permits(identity, path) and not any(
-        state.access.denies(identity, name + path.removeprefix(route.path)) for name in route.other_names
-    )
+    if not state.access.permits(identity, path):
+        return False
+    if not route.other_names:  # nor has any of the busiest but one
+        return True
+    resource = path.removeprefix(route.path)
+    return not any(state.access.denies(identity, name + resource) for name in route.other_names)
