@@ -4,14 +4,17 @@ import http.client
 import json
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-from keswick.identity import identity_of
+from keswick.identity import APIKey, identity_of
 from support.api import Answer, Caller, new_pair
 from support.certificates import Pair
+from support.cli import clean_environment
 from support.proxy import forwarding
-from support.server import start_server
+from support.server import start_server, write_config
 from support.transport import wait_until
 
 
@@ -101,3 +104,28 @@ def test_streams_go_on_until_the_delay_is_over(tmp_path: Path) -> None:
         events = [json.loads(line) for line in received.split(b"\r\n") if line.startswith(b"{")]
         assert any(event["response"]["code"] == 503 for event in events)
         assert server.process.wait(20) == 0
+
+
+FIRST_OF_A_CONTAINER = """
+import os, sys, time
+from keswick.server import lifecycle
+from keswick.server.options import ServerOptions
+
+def hang(config):
+    print("hangs", flush=True)
+    time.sleep(100)
+
+os.getpid = lambda: 1
+lifecycle._load_tls = hang
+lifecycle.run(ServerOptions(config=sys.argv[1]))
+"""
+
+
+def test_one_that_has_not_begun_to_serve_ends_at_once_even_as_the_first_process_of_a_container(tmp_path: Path) -> None:
+    config = write_config(tmp_path, APIKey.generate(), {})
+    command = [sys.executable, "-c", FIRST_OF_A_CONTAINER, config]
+    with subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"hangs\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -56,6 +56,7 @@ OLD_STORE_SECONDS = 30.0
 def run(options: ServerOptions) -> int:
     """Run a server until it is told to stop. Returns the exit code: 0, or 1 when it could not start."""
     _native.forbid_core_dumps()
+    signal.signal(signal.SIGTERM, _at_once())  # until there is something to stop
     try:
         memory_locked = _lock_memory(options)
         config, api_key = development(options) if options.dev else (configured(options), None)
@@ -355,8 +356,7 @@ class _Process:
         loop = self._runtime.loop
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGINT):
-            # To the first process of a container the default does nothing.
-            signal.signal(number, signal.SIG_DFL if os.getpid() != 1 else _exit_at_once)
+            signal.signal(number, _at_once())
         stop = self._service.state.config.stop
         self._runtime.draining = True
         await asyncio.sleep(stop.delay)
@@ -373,8 +373,9 @@ class _Process:
         os._exit(0)
 
 
-def _exit_at_once(number: int, frame: object) -> None:
-    os._exit(128 + number)
+def _at_once() -> Callable[[int, object], None] | signal.Handlers:
+    """What ends the process on a signal. To the first process of a container the default does nothing."""
+    return signal.SIG_DFL if os.getpid() != 1 else lambda number, _: os._exit(128 + number)
 
 
 def _load_tls(config: Config) -> ServerTLS:
