@@ -123,7 +123,7 @@ lifecycle.run(ServerOptions(config=sys.argv[1]))
 
 def test_one_that_has_not_begun_to_serve_ends_at_once_even_as_the_first_process_of_a_container(tmp_path: Path) -> None:
     config = write_config(tmp_path, APIKey.generate(), {})
-    command = [sys.executable, "-c", FIRST_OF_A_CONTAINER, config]
+    command = [sys.executable, "-c", FIRST_OF_A_CONTAINER, str(config)]
     with subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"hangs\n"
