@@ -131,9 +131,7 @@ def test_a_mistake_looks_as_described(section: str, what: str, tmp_path: Path) -
         ):
             pass
         return
-    with behind(program, name, tmp_path, changes=changes, **configuration) as front:
-        if mistake.stopped:
-            front.cluster.members[0].server.stop()
+    with behind(program, name, tmp_path, stopped=mistake.stopped, changes=changes, **configuration) as front:
         with suppress(AssertionError):
             wait_until(lambda: not missing(front, mistake, told, said, logged), seconds=15)
         assert missing(front, mistake, told, said, logged) == []

@@ -179,13 +179,15 @@ def behind(
     folder: Path,
     *,
     servers: int = 1,
+    stopped: bool = False,
     changes: Mapping[str, str] | None = None,
     **overrides: Any,
 ) -> Iterator[Front]:
     """So many servers, and in front of them `deploy/<program>/<name>`.
 
     The servers take what an HTTP proxy forwards, let checks in, and keep an audit log. `changes`: what else is replaced
-    in the file of the proxy. `overrides`: what else the servers' configuration has.
+    in the file of the proxy. `overrides`: what else the servers' configuration has. `stopped`: the servers have ended
+    before the proxy starts.
     """
     files = folder / program
     identity = identity_of(write_certificates(files).public_key_der)
@@ -199,6 +201,9 @@ def behind(
     }
     with Cluster(folder / "servers", servers, **configuration) as cluster:
         shutil.copy(cluster.ca_file, files / "kes-ca.crt")
+        if stopped:
+            for member in cluster.members:
+                member.server.stop()
         with start_proxy(program, name, files, cluster.ports, changes) as running:
             yield Front(running, cluster, identity, files / "server.crt" if is_http else cluster.ca_file)
 
