@@ -151,7 +151,8 @@ class KeyCache(Generic[K]):
             self.sweep()
             pause = min(OUTAGE_PROBE_SECONDS, self._probe_seconds) if self.offline else self._probe_seconds
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._probe_now.wait(), pause)
+                async with asyncio.timeout(pause):  # `wait_for` of Python 3.11 may swallow a cancellation
+                    await self._probe_now.wait()
 
     async def probe(self) -> None:
         """Ask the store for its status. One that does not answer in time is away; it is not asked twice at once."""
