@@ -50,6 +50,14 @@ def rfc3339(ns: int) -> str:
     return text + "Z"
 
 
+def day(seconds: int) -> str:
+    """The day, in UTC, of a moment in seconds after 1970, for people."""
+    try:
+        return f"{_EPOCH + timedelta(seconds=seconds):%Y-%m-%d}"
+    except OverflowError:
+        return "a day that no calendar has"
+
+
 def parse_rfc3339(text: str) -> int:
     """Nanoseconds after 1970 of an RFC 3339 time, as strict as Go's `time.Time.UnmarshalJSON`; digits past the ninth of
     the fraction are dropped. Raises ValueError.

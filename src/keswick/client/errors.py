@@ -20,8 +20,6 @@ class APIError(Exception):
     """
 
     advice: ClassVar[str] = ""
-    elsewhere: ClassVar[bool] = False
-    """Whether another server might do it."""
     later: ClassVar[bool] = False
     """Whether the same server might do it a moment later."""
     undone: ClassVar[bool] = False
@@ -160,7 +158,6 @@ class ServerUnavailable(APIError):
     """The server cannot do its work at the moment (502, 503, 504). Another one may."""
 
     advice = "try again later"
-    elsewhere = True
 
 
 class KeyStoreUnreachable(ServerUnavailable):

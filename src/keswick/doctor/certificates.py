@@ -2,11 +2,11 @@
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from ipaddress import ip_address
 
 from keswick._native import Certificate
 from keswick.doctor import Finding, failed, ok, warning
+from keswick.encoding import day
 from keswick.identity import RENEWAL_SECONDS
 
 
@@ -41,10 +41,3 @@ def is_for(certificate: Certificate, host: str) -> bool:
             name == wanted or (bool(label) and name == f"*.{domain}")
             for name in (name.lower().rstrip(".") for name in certificate.dns_names)
         )
-
-
-def day(seconds: int) -> str:
-    try:
-        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
-    except (ValueError, OverflowError, OSError):
-        return "a day that no calendar has"

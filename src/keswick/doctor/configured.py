@@ -18,6 +18,7 @@ from keswick._native import Certificate
 from keswick.config import TLS, Address, Config, ConfigError, FSStore
 from keswick.crypto import KeyFormatError, SecretKey
 from keswick.doctor import Check, Finding, certificates, failed, milliseconds, ok, rights, warning
+from keswick.encoding import day
 from keswick.identity import is_identity
 from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError
 from keswick.names import is_name
@@ -150,7 +151,7 @@ class _Configured:
         yield ok(f"clients' certificates must come from one of {len(found)} authorities")
         for root in found:
             if section.ca and time.time() > root.not_after:
-                end = certificates.day(root.not_after)
+                end = day(root.not_after)
                 yield warning(f"the authority '{root.subject}' expired on {end}; clients that it certified are refused")
 
     def proxies(self, section: TLS) -> Iterator[Finding]:
@@ -462,11 +463,9 @@ def _open_files(limits: Mapping[str, float]) -> Iterator[Finding]:
 def _clock(file: str) -> Iterator[Finding]:
     now = time.time()
     if now < _THE_PAST:
-        yield failed(f"the clock says {certificates.day(int(now))}: set it, or no certificate is valid")
+        yield failed(f"the clock says {day(int(now))}: set it, or no certificate is valid")
     elif Path(file).exists() and os.stat(file).st_mtime > now + _DAY:
-        yield warning(
-            f"'{file}' was written in the future, says the clock ({certificates.day(int(now))}): see if it is right"
-        )
+        yield warning(f"'{file}' was written in the future, says the clock ({day(int(now))}): see if it is right")
     else:
         yield ok("it may be right")
 

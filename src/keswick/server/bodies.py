@@ -15,6 +15,8 @@ import msgspec
 from keswick.encoding import b64decode_go
 from keswick.server.replies import ApiError
 
+MIB = 1 << 20
+
 
 class BadBody(ApiError):
     """The body is not what the call takes."""

@@ -18,6 +18,7 @@ from keswick.encoding import b64decode_go
 from keswick.identity import identity_of
 from keswick.server.caller import REQUIRED, SEVERAL, Caller, Problem
 from keswick.server.logs import ErrorLog
+from keswick.server.replies import FORBIDDEN
 
 LONGEST = 64 << 10
 """Characters of a header that are looked at."""
@@ -29,7 +30,7 @@ REFUSED_SECONDS = 5.0
 
 INVALID = Problem(400, "invalid client certificate", always=True)
 UNTRUSTED = Problem(403, "not authorized: client certificate is not trusted", always=True)
-NOT_PERMITTED = Problem(403, "not authorized: insufficient permissions", always=True)
+NOT_PERMITTED = Problem(403, FORBIDDEN, always=True)
 
 _ALWAYS = float("inf")
 

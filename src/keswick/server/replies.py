@@ -38,9 +38,12 @@ class ApiError(Exception):
         return (self.status, self.headers, b'{"message":' + escaped(_encode(self.message)) + b"\n}")
 
 
+FORBIDDEN = "not authorized: insufficient permissions"
+
+
 def forbidden() -> ApiError:
     """The same for a refused, an unassigned and an unknown identity."""
-    return ApiError(403, "not authorized: insufficient permissions")
+    return ApiError(403, FORBIDDEN)
 
 
 def json_reply(value: Any) -> Reply:

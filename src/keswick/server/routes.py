@@ -11,13 +11,13 @@ from urllib.parse import unquote
 
 from keswick._native import Headers
 from keswick.config import Config
+from keswick.server.bodies import MIB
 from keswick.server.call import Answer, Call, Handler
 from keswick.server.dialects import DIALECTS, Dialect
 from keswick.server.handlers import identities, keys, logs, policies, system
 from keswick.server.replies import json_reply
 
 MB = 1_000_000
-MIB = 1 << 20
 
 
 class Access(Enum):

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
 from keswick import pem, roots
 from keswick._native import Certificate, Tls, Verifier
 from keswick.config import TLS, ConfigError
+from keswick.encoding import day
 from keswick.identity import RENEWAL_SECONDS
 
 
@@ -30,7 +30,7 @@ class ServerTLS:
 
     def warnings(self, now: float) -> Iterator[str]:
         """What an operator should know of its dates; `now`: seconds since 1970."""
-        end = datetime.fromtimestamp(self.not_after, UTC).strftime("%Y-%m-%d")
+        end = day(self.not_after)
         if self.not_after < now:
             yield f"the server's certificate expired on {end}; clients refuse it: renew 'tls.cert' and send SIGHUP"
         elif self.not_after < now + RENEWAL_SECONDS:

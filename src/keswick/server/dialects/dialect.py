@@ -32,15 +32,20 @@ class Dialect:
     """The answer to a path that no route has."""
     redirect: int = 307
     """The status that sends a client to the clean form of a path."""
-    write_method: str = "PUT"
-    """How routes that take both PUT and POST were called."""
+    posts: bool = False
+    """Whether routes that take both PUT and POST were called with POST."""
     timeout: Reply = TIMEOUT
     body_limits: Mapping[str, int] = field(default_factory=dict)
     """Bytes, by the route's path."""
 
     def method(self, today: str) -> str:
         """What the method of a route was in that time."""
-        return self.write_method if today == "PUT" else today
+        return _posted(today) if self.posts else today
+
+
+def _posted(method: str) -> str:
+    """Until October 2023 nothing was put."""
+    return "POST" if method == "PUT" else method
 
 
 # --- refusals ---
@@ -65,8 +70,8 @@ def refusal(words: Words, *, first: Callable[[Call], str] = lambda call: "") -> 
 
     def refuse(call: Call, error: ApiError) -> Reply:
         if error.status == 405:
-            method = "POST" if error.right_method == "PUT" else error.right_method
-            return old_error(405, "Method Not Allowed", Headers([*OLD_ERROR, ("Accept", method)]))
+            headers = Headers([*OLD_ERROR, ("Accept", _posted(error.right_method))])
+            return old_error(405, "Method Not Allowed", headers)
         is_of_policy = error.status == 403 or error.message.startswith("tls: ")
         if is_of_policy and (message := first(call)):
             return old_error(400, message)

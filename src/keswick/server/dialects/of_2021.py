@@ -8,6 +8,7 @@ import keswick
 from keswick._native import Headers
 from keswick.policy import PatternError, glob
 from keswick.server.access import PolicyEntry
+from keswick.server.bodies import MIB
 from keswick.server.call import Answer, Call
 from keswick.server.dialects.dialect import (
     Dialect,
@@ -26,8 +27,6 @@ from keswick.server.dialects.dialect import (
 )
 from keswick.server.handlers import keys, policies, system
 from keswick.server.replies import ApiError, Reply, json_reply
-
-MIB = 1 << 20
 
 # Clients of the time take a list for whole only when it says so behind its lines, in trailers or in headers.
 _LIST = Headers([("Content-Type", "application/x-ndjson"), ("Status", "200"), ("Error", "")])
@@ -182,7 +181,7 @@ LATE = Dialect(
     handlers=_HANDLERS_2022,
     refuse=refusal(_WORDS_2022, first=_misplaced),
     redirect=301,
-    write_method="POST",
+    posts=True,
     timeout=old_error(503, "timeout"),
     body_limits=_LIMITS,
 )

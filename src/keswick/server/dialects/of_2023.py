@@ -10,6 +10,7 @@ from keswick.crypto import SecretKey
 from keswick.crypto.algorithms import LONG_NAMES
 from keswick.policy import glob
 from keswick.server.access import Assignment, PolicyEntry
+from keswick.server.bodies import MIB
 from keswick.server.call import Answer, Call
 from keswick.server.dialects.dialect import (
     Dialect,
@@ -28,7 +29,6 @@ from keswick.server.dialects.dialect import (
 from keswick.server.handlers import identities, keys, policies, system
 from keswick.server.replies import ApiError, Reply, json_reply
 
-MIB = 1 << 20
 MAX_NAME = 80
 
 
@@ -212,7 +212,7 @@ DIALECT = Dialect(
     handlers=_HANDLERS,
     refuse=refusal(_WORDS, first=_misnamed),
     unknown=old_error(501, "not implemented"),
-    write_method="POST",
+    posts=True,
     timeout=old_error(503, "request timeout exceeded"),
     body_limits={f"/v1/key/{operation}/": MIB for operation in _OPERATIONS},
 )

@@ -11,7 +11,7 @@ from keswick.keystore import KeyExists, KeyNotFound, KeyStoreError
 from keswick.names import is_pattern
 from keswick.server import bodies
 from keswick.server.call import Answer, Call
-from keswick.server.replies import EMPTY, NDJSON, ApiError, Reply, json_reply, sealed_reply
+from keswick.server.replies import EMPTY, NDJSON, ApiError, Reply, forbidden, json_reply, sealed_reply
 
 PAGE = 1024
 """Names on one page of a list; clients read at most 1 MiB of one."""
@@ -192,7 +192,7 @@ def list_(call: Call) -> Answer:
     start, prefix = _listing(call.resource)
     path = call.path.removesuffix(call.resource) + prefix
     if prefix != call.resource and not call.state.access.permits(call.identity, path):
-        raise ApiError(403, "not authorized: insufficient permissions")
+        raise forbidden()
     lines = "application/x-ndjson" in (call.request.header("accept") or "")
     return _list(call, prefix, start, lines)
 
