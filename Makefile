@@ -12,7 +12,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # all install into one environment
-.PHONY: help run test check docs bench lock clean
+.PHONY: help run test programs check docs bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 15
@@ -28,10 +28,20 @@ run: $(STAMPS)/native ## build, and start a server whose keys survive in the fol
 	@echo
 	@$(BIN)/kes server --config run/config.yaml $(RUN_ARGS)
 
-test: $(STAMPS)/native $(STAMPS)/test $(STAMPS)/docs ## build, and run the tests (PYTEST_ARGS go to pytest)
-	@for program in curl openssl; do command -v $$program >/dev/null || { echo "The tests call $$program, and there is none" \
-		"on the PATH. On Debian and Ubuntu: apt install $$program"; exit 1; }; done
+test: $(STAMPS)/native $(STAMPS)/test $(STAMPS)/docs programs ## build, and run the tests (PYTEST_ARGS go to pytest)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# What the tests call and no registry of Python packages has. Root on Debian or Ubuntu gets what is missing.
+programs:
+	@lacks() { for program; do ! command -v $$program >/dev/null || return 1; done; }; missing=; \
+	lacks curl && missing="$$missing curl"; lacks openssl && missing="$$missing openssl"; \
+	lacks softhsm2-util && missing="$$missing softhsm2"; \
+	lacks initdb /usr/lib/postgresql/*/bin/initdb && missing="$$missing postgresql"; \
+	[ -n "$$missing" ] || exit 0; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "The tests call programs that are not here. On Debian and Ubuntu: apt install$$missing"; exit 1; fi; \
+	echo "Installing$$missing."; apt-get -qq update && \
+	DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $$missing >/dev/null
 
 # Clippy checks the release profile, so that the C code below it is compiled once for check, test and run.
 check: $(STAMPS)/check ## lint, types, formats, locks, hygiene

@@ -25,6 +25,19 @@ CONTENTS = {
         "docs/compatibility",
         "SECURITY",
     ),
+    "Key stores": (
+        "docs/key-stores",
+        "docs/keystore-folder",
+        "docs/keystore-vault",
+        "docs/keystore-aws",
+        "docs/keystore-gcp",
+        "docs/keystore-azure",
+        "docs/keystore-keysecure",
+        "docs/keystore-fortanix",
+        "docs/keystore-entrust",
+        "docs/keystore-plugin",
+        "docs/adding-a-key-store",
+    ),
     "Look inside": ("docs/architecture", "docs/formats", "CONTRIBUTING", "CHANGELOG"),
 }
 """The pages below the first one, README, in the order of the navigation. A page that is missing here is an error."""

@@ -16,8 +16,9 @@ sys.path.insert(0, str(ROOT / "src"))
 from keswick.cli import COMMANDS, FLAGS  # noqa: E402 - the line above makes it known
 from keswick.cli.command import HELP, Command, Flag, Group  # noqa: E402
 from keswick.config import form2020, form2021, stores, transitional  # noqa: E402
-from keswick.config.reference import REFERENCE, Key  # noqa: E402
+from keswick.config.reference import reference  # noqa: E402
 from keswick.config.translation import Form  # noqa: E402
+from keswick.keystore.section import Setting  # noqa: E402
 
 PLACE = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -25,7 +26,7 @@ PLACE = re.compile(r"(<!-- generated: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 def main(arguments: Sequence[str]) -> str | None:
     """What is wrong, for `sys.exit`."""
     parts = {"commands": commands()}
-    parts |= {f"configuration {section}".rstrip(): configuration(keys) for section, keys in REFERENCE.items()}
+    parts |= {f"configuration {section}".rstrip(): configuration(keys) for section, keys in reference().items()}
     parts |= {
         f"form {form.label}": form_of_old(form) for form in (form2020.FORM, form2021.FORM, transitional.WITH_RULES)
     }
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> str | None:
 # --- the configuration file ---
 
 
-def configuration(keys: Sequence[Key]) -> Iterator[str]:
+def configuration(keys: Sequence[Setting]) -> Iterator[str]:
     yield "| key | what to write | default | meaning |"
     yield "|---|---|---|---|"
     for key in keys:
@@ -62,28 +63,26 @@ def form_of_old(form: Form) -> Iterator[str]:
     yield "|---|---|"
     for written, today in form.keys.items():
         name = f"`{'.'.join(today)}`"
-        if today[:2] == ("keystore", "generic"):
-            name = "no longer there; an error, unless its endpoint is empty"
-        elif stores.is_meaningless(today):
+        if stores.is_meaningless(today):
             name = "means nothing any more; a warning"
         yield f"| `{'.'.join(written)}` | {name} |"
     yield ""
 
 
-def _value(key: Key) -> str:
+def _value(key: Setting) -> str:
     if key.value.startswith("`"):  # all that can be written
         return key.value
     examples = [key.example] if isinstance(key.example, str) else key.example
     return f"{key.value}, such as {' and '.join(f'`{example}`' for example in examples)}"
 
 
-def _default(key: Key) -> str:
+def _default(key: Setting) -> str:
     if key.needed is not None:
         return f"required with `{key.needed}`" if key.needed else "required"
     return f"`{key.default}`" if key.default else key.otherwise
 
 
-def _meaning(key: Key) -> str:
+def _meaning(key: Setting) -> str:
     notes = ["not in the original"] if key.own else []
     if key.since != "0.1.0":
         notes.append(f"since {key.since}")

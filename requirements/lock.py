@@ -18,10 +18,11 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST_PYTHON = "3.11"
 
+STORES = ("aws", "azure", "gcp", "pkcs11", "postgresql")
 EXTRAS: dict[str, Sequence[str]] = {
     "run": (),
-    "test": ("test",),
-    "check": ("test", "check"),
+    "test": (*STORES, "test"),
+    "check": (*STORES, "test", "check"),
     "bench": ("bench",),
     "docs": ("docs",),
 }

@@ -10,7 +10,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keswick.config import Address, ConfigError, FSStore, MemoryStore, RemoteStore, differing_rules, load
+from keswick.config import Address, ConfigError, differing_rules, load
+from keswick.keystore import StoreSection
 
 APIS = {"/v1/ready": True, "/v1/key/create/": False}
 VECTORS = Path(__file__).parents[1] / "vectors" / "config"
@@ -21,11 +22,9 @@ MISTAKES = yaml.safe_load((VECTORS / "mistakes.yaml").read_text())
 def as_data(value: Any) -> Any:
     """The model as JSON has it, without what is as by default."""
     match value:
-        case FSStore(path):
-            return {"fs": path}
-        case MemoryStore():
-            return {"memory": {}}
-        case RemoteStore(kind, settings):
+        case StoreSection("fs", settings):
+            return {"fs": settings["path"]}
+        case StoreSection(kind, settings):
             return {kind: dict(settings)}
         case Address(host, port):
             return f"{host}:{port}"

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from keswick.config import Address, ConfigError, FSStore, RemoteStore, load, parse_address
+from keswick.config import Address, ConfigError, load, parse_address
+from keswick.keystore import StoreSection
 
 SAMPLE = Path(__file__).parents[2] / "deploy" / "config.yaml"
 
@@ -18,7 +19,7 @@ def test_the_sample_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.warnings == ()
     assert config.admin == "disabled"
     assert config.policies["storage"].identities == ("storage",)
-    assert config.keystore == FSStore("/var/lib/kes/keys")
+    assert config.keystore == StoreSection("fs", {"path": "/var/lib/kes/keys"})
 
 
 def test_what_the_sample_has_commented_out_is_valid_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +38,7 @@ def test_what_the_sample_has_commented_out_is_valid_too(tmp_path: Path, monkeypa
     assert config.log.audit_skip == ("/v1/ready", "/v1/metrics")
     assert config.metrics is not None
     assert config.metrics.address == Address("127.0.0.1", 7374)
-    assert isinstance(config.keystore, RemoteStore)
+    assert isinstance(config.keystore, StoreSection)
 
 
 @pytest.mark.parametrize(

@@ -17,18 +17,17 @@ from keswick.config import (
     Cache,
     Config,
     ConfigError,
-    FSStore,
     Log,
     Metrics,
     Policy,
     Proxy,
     ProxyProtocol,
-    RemoteStore,
     Stop,
     differing_rules,
     document,
     load,
 )
+from keswick.keystore import StoreSection
 
 APIS = {
     "/version": True,
@@ -57,7 +56,9 @@ def read(tmp_path: Path, text: str) -> Config:
 
 
 def test_the_least_that_is_needed(tmp_path: Path) -> None:
-    assert read(tmp_path, LEAST) == Config(admin="disabled", tls=TLS("k", "c"), keystore=FSStore("/keys"))
+    assert read(tmp_path, LEAST) == Config(
+        admin="disabled", tls=TLS("k", "c"), keystore=StoreSection("fs", {"path": "/keys"})
+    )
 
 
 def test_every_key(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ keystore:
     assert config == Config(
         admin=ID,
         tls=TLS("/k", "/c", "secret", "/ca", True, Proxy(("proxy",), "X-Tls-Client-Cert", False)),
-        keystore=FSStore("/keys"),
+        keystore=StoreSection("fs", {"path": "/keys"}),
         address=Address("127.0.0.1", 7000),
         api={"/v1/ready": API(True, 3.0), "/v1/key/list/": API(False, None)},
         policies={
@@ -246,12 +247,12 @@ def test_any_word_may_stand_for_no_admin(tmp_path: Path, text: str) -> None:
 )
 def test_stores(tmp_path: Path, section: str, kind: str, expected: dict[str, str]) -> None:
     store = read(tmp_path, ADMIN + TLS_FILES + f"keystore: {{{section}}}").keystore
-    assert store == RemoteStore(kind, expected)
+    assert store == StoreSection(kind, expected)
 
 
 def test_a_store_without_settings_is_not_there(tmp_path: Path) -> None:
     config = read(tmp_path, ADMIN + TLS_FILES + "keystore: {fs: {path: /keys}, vault: , aws: null}")
-    assert config.keystore == FSStore("/keys")
+    assert config.keystore == StoreSection("fs", {"path": "/keys"})
 
 
 def test_no_secret_is_in_a_repr(tmp_path: Path) -> None:
@@ -297,7 +298,7 @@ keystore: {fs: {path: "${KES_PATH}"}}
     assert config.policies == {"p": Policy(("/${KES_PATH}",), ("${KES_PATH}",), ("key-1",))}
     assert config.log.error == 4
     assert config.keys == ("key-1",)
-    assert config.keystore == FSStore("/k")
+    assert config.keystore == StoreSection("fs", {"path": "/k"})
 
 
 @pytest.mark.parametrize(
@@ -492,12 +493,11 @@ MISTAKES = [
         ADMIN + TLS_FILES + "keystore: {fs: {path: a}, vault: {}}",
         "more than one key store is configured: 'fs' and 'vault'",
     ),
-    (ADMIN + TLS_FILES + "keystore: {fs: {}}", "line 3: 'keystore.fs.path' is missing: name the folder"),
+    (ADMIN + TLS_FILES + "keystore: {fs: {}}", "line 3: 'keystore.fs.path' is missing: the folder"),
     (ADMIN + TLS_FILES + "keystore: {fs: {path: ''}}", "'keystore.fs.path' is missing"),
     (ADMIN + TLS_FILES + "keystore: {fss: {}}", "unknown key store 'fss'; did you mean 'fs'?"),
     (ADMIN + TLS_FILES + "keystore: {memory: {}}", "unknown key store 'memory'; there are fs, vault, "),
     (ADMIN + TLS_FILES + "keystore: {kes: {}}", "the key store 'kes' no longer exists: a KES server as the key store"),
-    (ADMIN + TLS_FILES + "keystore: {generic: {}}", "the key store 'generic' no longer exists: plugins"),
     (
         ADMIN + TLS_FILES + "keystore: {aws: {}}",
         "'keystore.aws' holds no key store; write the settings below 'secretsmanager:'",

@@ -12,11 +12,12 @@ import pytest
 from keswick.config import Config, ConfigError, load
 from keswick.config.document import Section
 from keswick.config.limits import DEFAULT_LIMITS, RANGES
-from keswick.config.reference import REFERENCE, Key
+from keswick.config.reference import reference
 from keswick.config.stores import KINDS
+from keswick.keystore.section import Setting
 
-ALL: dict[str, tuple[str, Key]] = {
-    f"{section}.{key.name}".removeprefix("."): (section, key) for section, keys in REFERENCE.items() for key in keys
+ALL: dict[str, tuple[str, Setting]] = {
+    f"{section}.{key.name}".removeprefix("."): (section, key) for section, keys in reference().items() for key in keys
 }
 """Every key by its whole name, with its section."""
 CHOSEN = {"api.*": "api./v1/ready", "policy.*": "policy.my-app"}
@@ -147,6 +148,6 @@ def test_no_other_key_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_every_bound_of_the_transport_can_be_set() -> None:
     assert RANGES.keys() == DEFAULT_LIMITS.keys()
-    assert [key.name for key in REFERENCE["limits"]] == list(DEFAULT_LIMITS)
+    assert [key.name for key in reference()["limits"]] == list(DEFAULT_LIMITS)
     for name, (least, most) in RANGES.items():
         assert least <= DEFAULT_LIMITS[name] <= most

@@ -2,7 +2,8 @@
 
 import pytest
 
-from keswick.config import Config, MemoryStore, Policy
+from keswick.config import Config, Policy
+from keswick.keystore import MEMORY
 from keswick.policy import Policy as Rules
 from keswick.server import access as module
 from keswick.server.access import Access, Assignment, PolicyEntry, RunTimeAccess, TooMuch
@@ -11,7 +12,7 @@ STARTED = "2026-01-02T03:04:05Z"
 
 
 def configured(admin: str = "admin", **policies: Policy) -> Access:
-    return Access.configured(Config(admin=admin, keystore=MemoryStore(), tls=None, policies=policies), STARTED)
+    return Access.configured(Config(admin=admin, keystore=MEMORY, tls=None, policies=policies), STARTED)
 
 
 def entry(name: str, *allow: str) -> PolicyEntry:

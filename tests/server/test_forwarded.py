@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from keswick import pem
 from keswick._native import Request, Verifier
-from keswick.config import TLS, Config, MemoryStore, Proxy
+from keswick.config import TLS, Config, Proxy
 from keswick.identity import APIKey, identity_of
+from keswick.keystore import MEMORY
 from keswick.server import forwarded
 from keswick.server.forwarded import Forwarding, address_in, certificate_in, client_address
 from keswick.server.logs import ErrorLog
@@ -384,7 +385,7 @@ class CountingVerifier:
 
 def looking(verifier: CountingVerifier | None = None) -> Forwarding:
     section = Proxy(("p",), HEADER)
-    config = Config(admin="a", keystore=MemoryStore(), tls=TLS("k", "c", proxy=section))
+    config = Config(admin="a", keystore=MEMORY, tls=TLS("k", "c", proxy=section))
     return Forwarding(config, cast(Verifier, verifier), ErrorLog(level=1 << 30))
 
 

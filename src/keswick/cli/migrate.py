@@ -14,8 +14,7 @@ from keswick.cli.output import JSON
 from keswick.cli.terminal import is_terminal, printable, to_json
 
 if TYPE_CHECKING:
-    from keswick.config import KeyStoreSection
-    from keswick.keystore import KeyStore
+    from keswick.keystore import KeyStore, StoreSection
     from keswick.migration import Existing, Journal, Report
 
 # The configuration, the stores and the migration are imported late: `kes migrate --help` has no use for them.
@@ -102,7 +101,7 @@ def _pattern(arguments: Arguments) -> str:
     return pattern
 
 
-def _key_store(file: str) -> "KeyStoreSection":
+def _key_store(file: str) -> "StoreSection":
     """The key store of a configuration file, which has to be valid as a whole; its TLS files are not looked at."""
     from keswick import config
     from keswick.server.routes import APIS
@@ -113,52 +112,51 @@ def _key_store(file: str) -> "KeyStoreSection":
         raise CommandError(str(error)) from None
 
 
-def _refuse_same(source: "KeyStoreSection", target: "KeyStoreSection") -> None:
+def _refuse_same(source: "StoreSection", target: "StoreSection") -> None:
     """Two descriptions of one store over a network may escape this; then all its keys are there, and equal."""
-    from keswick.config import FSStore
+    from keswick import keystore
 
+    ours, theirs = keystore.folder(source), keystore.folder(target)
     same = source == target
-    if isinstance(source, FSStore) and isinstance(target, FSStore) and not same:
-        same = os.path.realpath(source.path) == os.path.realpath(target.path) or (
-            os.path.exists(source.path) and os.path.exists(target.path) and os.path.samefile(source.path, target.path)
-        )
+    if ours is not None and theirs is not None and not same:
+        same = ours.resolve() == theirs.resolve() or (ours.exists() and theirs.exists() and ours.samefile(theirs))
     if same:
         raise CommandError("source and target are the same key store: name two configurations of different ones")
 
 
-def _place(section: "KeyStoreSection") -> str:
+def _place(section: "StoreSection") -> str:
     """Which store it is, without secrets: those lie in sections of their own."""
-    from keswick.config import FSStore, RemoteStore
+    from keswick import keystore
 
-    match section:
-        case FSStore(path=path):
-            return f"fs {os.path.realpath(path)}"
-        case RemoteStore(kind=kind, settings=settings):
-            return " ".join([kind, *(f"{key}={settings[key]}" for key in sorted(settings) if "." not in key)])
-        case _:
-            return type(section).__name__
+    folder = keystore.folder(section)
+    if folder is not None:
+        return f"{section.kind} {folder.resolve()}"
+    settings = section.settings
+    return " ".join([section.kind, *(f"{key}={settings[key]}" for key in sorted(settings) if "." not in key)])
 
 
 # --- the two stores and the journal ---
 
 
-def _open_source(section: "KeyStoreSection") -> "KeyStore":
-    from keswick.config import FSStore
+def _open_source(section: "StoreSection") -> "KeyStore":
+    from keswick import keystore
 
-    if isinstance(section, FSStore) and not os.path.lexists(section.path):  # to open it would make it
-        raise CommandError(f"source: the key folder '{section.path}' is not there")
+    folder = keystore.folder(section)
+    if folder is not None and not os.path.lexists(folder):  # to open it would make it
+        raise CommandError(f"source: the key folder '{folder}' is not there")
     return _open("source", section)
 
 
-def _open_target(section: "KeyStoreSection", dry_run: bool) -> "KeyStore":
-    from keswick.config import FSStore, MemoryStore
+def _open_target(section: "StoreSection", dry_run: bool) -> "KeyStore":
+    from keswick import keystore
 
-    if dry_run and isinstance(section, FSStore) and not os.path.lexists(section.path):
-        return _open("target", MemoryStore())  # as empty as the folder that is not made
+    folder = keystore.folder(section)
+    if dry_run and folder is not None and not os.path.lexists(folder):
+        return _open("target", keystore.MEMORY)  # as empty as the folder that is not made
     return _open("target", section)
 
 
-def _open(side: str, section: "KeyStoreSection") -> "KeyStore":
+def _open(side: str, section: "StoreSection") -> "KeyStore":
     from keswick import keystore
 
     try:

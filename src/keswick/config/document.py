@@ -95,7 +95,7 @@ def _check_events(source: Source, text: str) -> None:
         elif isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > DEEPEST:
-                raise source.error(line, f"this is not a configuration: it is nested more than {DEEPEST} levels deep")
+                raise _too_deep(source, line)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
@@ -362,12 +362,18 @@ def _kind(node: yaml.Node | Section) -> str:
     return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"
 
 
+def _too_deep(source: Source, line: int | None) -> ConfigError:
+    return source.error(line, f"this is not a configuration: it is nested more than {DEEPEST} levels deep")
+
+
 def _syntax_error(source: Source, text: str, failure: yaml.YAMLError) -> ConfigError:
     mark = getattr(failure, "problem_mark", None)
     if mark is None:  # a control character
         return source.error(None, "this is not YAML: the file contains control characters")
     line = text.split("\n")[mark.line : mark.line + 1]
     problem = getattr(failure, "problem", None) or "it cannot be understood"
+    if "nesting depth" in problem:  # beyond the parser's own limit
+        return _too_deep(source, mark.line + 1)
     if line and line[0][mark.column : mark.column + 1] == "\t":
         problem = "a tab; indent with spaces"
     elif re.search("undefined alias|undefined tag|duplicate anchor", problem):  # do not repeat what may be a password

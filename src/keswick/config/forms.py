@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from keswick.config import form2020, form2021, present, transitional
 from keswick.config.document import Section, Source, is_null
 from keswick.config.model import PRESENT, Config, ConfigError
-from keswick.config.reference import REFERENCE
+from keswick.config.reference import reference
 from keswick.config.translation import Form, Path, Tree, aligned, path
 
 
 def _present_keys() -> dict[Path, Path]:
     keys = {today: today for today in transitional.WITH_RULES.keys.values()}  # those without a meaning, too
-    for section, described in REFERENCE.items():
+    for section, described in reference().items():
         around = path(section) if section else ()
         for key in described:
             whole = path(section.removesuffix("[]")) if section.endswith("[]") else (*around, *path(key.name))

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from keswick.keystore.section import StoreSection
+
 DEFAULT_PORT = 7373
 PRESENT = "2025"
 """The form and the dialect of today."""
@@ -113,35 +115,10 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class FSStore:
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryStore:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteStore:
-    """A store over a network: its kind, such as `vault` or `aws.secretsmanager`, and its settings by dotted key.
-
-    They are checked and have their defaults; what is not set and has none is absent. A list is joined with spaces, a
-    duration is a number of seconds.
-    """
-
-    kind: str
-    settings: Mapping[str, str] = field(repr=False)
-
-
-KeyStoreSection = FSStore | MemoryStore | RemoteStore
-
-
-@dataclass(frozen=True, slots=True)
 class Config:
     admin: str
     """Empty where a file of an older form leaves it to the flag `--root`."""
-    keystore: KeyStoreSection
+    keystore: StoreSection
     tls: TLS | None
     """None only in development mode, where the certificate is made in memory."""
     address: Address = Address()

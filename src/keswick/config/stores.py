@@ -1,128 +1,27 @@
-"""The sections of the key stores: which keys each has, which it needs, which exclude each other.
+"""The section of the key store: which keys each kind has, which it needs, which exclude each other.
 
-A store over a network is described by a shape, a table of its keys, and ends as a RemoteStore with settings by dotted
-key, such as `approle.secret`. A key that is not set and has no default is not among them; a list is joined with spaces;
-a duration is a number of seconds.
+Each store describes its own section as a Shape. What is read ends as a StoreSection.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from keswick.config import duration
 from keswick.config.document import Entry, Section, Value, nearest, shortened
-from keswick.config.model import FSStore, KeyStoreSection, RemoteStore
+from keswick.keystore import table
+from keswick.keystore.section import Shape, StoreSection
 
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What may stand in a section. `required` may name sections, too."""
-
-    required: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
-    defaults: Mapping[str, str] = field(default_factory=dict)
-    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """The values that a key may have."""
-    durations: tuple[str, ...] = ()
-    lists: tuple[str, ...] = ()
-    meaningless: tuple[str, ...] = ()
-    """Keys of older releases."""
-    sections: "Mapping[str, Shape]" = field(default_factory=dict)
-    together: tuple[str, ...] = ()
-    """Keys of which all or none are set."""
-    methods: tuple[str, ...] = ()
-    """Sections of which at most one may stand: ways to log in."""
-    must_log_in: bool = False
-    """Whether one of them must stand."""
-
-    def keys(self) -> tuple[str, ...]:
-        return (*self.required, *self.optional, *self.defaults, *self.lists, *self.sections)
-
-
-_CA = Shape(optional=("ca",))
-
-_SHAPES: dict[str, Shape] = {
-    "fs": Shape(required=("path",)),
-    "vault": Shape(
-        required=("endpoint",),
-        optional=("namespace", "prefix"),
-        defaults={"engine": "kv", "version": "v1"},
-        choices={"version": ("v1", "v2")},
-        sections={
-            "approle": Shape(
-                required=("id", "secret"),
-                optional=("namespace",),
-                defaults={"engine": "approle"},
-                meaningless=("retry",),
-            ),
-            "kubernetes": Shape(
-                required=("role", "jwt"),
-                optional=("namespace",),
-                defaults={"engine": "kubernetes"},
-                meaningless=("retry",),
-            ),
-            "transit": Shape(required=("key",), defaults={"engine": "transit"}),
-            "tls": Shape(optional=("key", "cert", "ca"), together=("key", "cert")),
-            "status": Shape(defaults={"ping": "10.0"}, durations=("ping",)),
-        },
-        methods=("approle", "kubernetes"),
-        must_log_in=True,
-    ),
-    "fortanix.sdkms": Shape(
-        required=("endpoint", "credentials"),
-        optional=("group_id",),
-        sections={"credentials": Shape(required=("key",)), "tls": _CA},
-    ),
-    "gemalto.keysecure": Shape(
-        required=("endpoint", "credentials"),
-        sections={
-            "credentials": Shape(required=("token",), optional=("domain",), meaningless=("retry",)),
-            "tls": _CA,
-        },
-    ),
-    "gcp.secretmanager": Shape(
-        required=("project_id",),
-        defaults={"endpoint": "secretmanager.googleapis.com:443"},
-        lists=("scopes",),
-        sections={
-            "credentials": Shape(
-                optional=("client_email", "client_id", "private_key_id", "private_key"),
-                together=("client_email", "client_id", "private_key_id", "private_key"),
-            )
-        },
-    ),
-    "aws.secretsmanager": Shape(
-        required=("endpoint", "region"),
-        optional=("kmskey",),
-        sections={
-            "credentials": Shape(
-                optional=("accesskey", "secretkey", "token"),
-                together=("accesskey", "secretkey"),
-            )
-        },
-    ),
-    "azure.keyvault": Shape(
-        required=("endpoint",),
-        sections={
-            "credentials": Shape(required=("tenant_id", "client_id", "client_secret")),
-            "managed_identity": Shape(required=("client_id",)),
-        },
-        methods=("credentials", "managed_identity"),
-    ),
-    "entrust.keycontrol": Shape(
-        required=("endpoint", "vault_id", "box_id", "credentials"),
-        sections={"credentials": Shape(required=("username", "password")), "tls": _CA},
-    ),
-}
-
-KINDS = tuple(_SHAPES)
+KINDS = table.CONFIGURABLE
 _GONE = {
     "kes": "a KES server as the key store of another was removed in 2023",
-    "generic": "plugins as key stores were removed in 2023",
 }
-_OLD_SHAPES = _SHAPES | {kind: Shape(required=("endpoint",)) for kind in _GONE}
 
 
-def read(section: Section) -> KeyStoreSection:
+def _shape(kind: str) -> Shape:
+    return Shape(required=("endpoint",)) if kind in _GONE else table.module(kind).SHAPE
+
+
+def read(section: Section) -> StoreSection:
     """The one store of a `keystore` section. Raises ConfigError."""
     found: dict[str, Section] = {}
     vendors = {kind.partition(".")[0] for kind in KINDS}
@@ -151,16 +50,17 @@ def read(section: Section) -> KeyStoreSection:
         first, second, *_ = found
         raise found[second].error(f"more than one key store is configured: {first!r} and {second!r}; keep one of them")
     ((kind, store),) = found.items()
-    if kind == "fs":
-        return FSStore(store.only("path").required("path", "name the folder that holds the keys").text)
-    return RemoteStore(kind, _settings(store, _SHAPES[kind]))
+    module = table.module(kind)
+    meanings = {setting.name: setting.meaning.partition(";")[0] for setting in module.SETTINGS}
+    return StoreSection(kind, _settings(store, module.SHAPE, meanings))
 
 
 def is_meaningless(key: Sequence[str]) -> bool:
     """Whether a key, named from the top of the document on, is one of a store that no longer does anything."""
-    for kind, shape in _SHAPES.items():
+    for kind in KINDS:
         store = ("keystore", *kind.split("."))
         if tuple(key[: len(store)]) == store:
+            shape = _shape(kind)
             for section in key[len(store) : -1]:
                 shape = shape.sections.get(section, Shape())
             return key[-1] in shape.meaningless
@@ -181,7 +81,8 @@ def _without_empty(section: Section) -> Section:
     A store counts when its endpoint or path is set, a way to log in when something is set that it requires: the samples
     of that time listed every one. Where no store counts, the first one stays of which something else is set.
     """
-    stores = [(kind, _store(section, kind), shape) for kind, shape in _OLD_SHAPES.items()]
+    shapes = {kind: _shape(kind) for kind in (*KINDS, *_GONE) if kind.partition(".")[0] in section}
+    stores = [(kind, _store(section, kind), shape) for kind, shape in shapes.items()]
     touched = [kind for kind, store, shape in stores if _is_touched(store, shape)]
     counting = [kind for kind, store, shape in stores if not store.is_blank(shape.required[0])]
     if len(counting) > 1:  # a variable that is not set may be what makes them too many
@@ -235,12 +136,13 @@ def _listed() -> str:
     return ", ".join(KINDS)
 
 
-def _settings(section: Section, shape: Shape) -> dict[str, str]:
+def _settings(section: Section, shape: Shape, meanings: Mapping[str, str], around: str = "") -> dict[str, str]:
+    """`meanings`: of the settings of the whole store; `around`: where in it this section stands, such as `tls.`."""
     section.only(*shape.keys(), meaningless=shape.meaningless)
     settings = dict(shape.defaults)
     for key in shape.required:
         if key not in shape.sections:
-            settings[key] = section.required(key).text
+            settings[key] = section.required(key, meanings.get(around + key, "")).text
         elif key not in section:
             raise section.error(f"'{section.key}.{key}' is missing")
     for key in (*shape.optional, *shape.defaults):
@@ -254,7 +156,8 @@ def _settings(section: Section, shape: Shape) -> dict[str, str]:
     _check_methods(section, shape)
     for key, inner in shape.sections.items():
         if key in section:
-            settings |= {f"{key}.{name}": text for name, text in _settings(section.section(key), inner).items()}
+            found = _settings(section.section(key), inner, meanings, f"{around}{key}.")
+            settings |= {f"{key}.{name}": text for name, text in found.items()}
         elif not inner.required:
             settings |= {f"{key}.{name}": text for name, text in inner.defaults.items()}
     return settings

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from keswick import _native, keystore
 from keswick._native import Certificate
-from keswick.config import TLS, Address, Config, ConfigError, FSStore
+from keswick.config import TLS, Address, Config, ConfigError
 from keswick.crypto import KeyFormatError, SecretKey
 from keswick.doctor import Check, Finding, certificates, failed, milliseconds, ok, rights, warning
 from keswick.encoding import day
@@ -264,8 +264,9 @@ class _Configured:
 
     def store(self) -> Iterator[Finding]:
         section = self.config.keystore
-        if isinstance(section, FSStore) and not os.path.lexists(section.path):
-            yield _absent_folder(Path(section.path))
+        folder = keystore.folder(section)
+        if folder is not None and not os.path.lexists(folder):
+            yield _absent_folder(folder)
             return
         store = keystore.open(section)
         yield ok(store.description)
@@ -352,9 +353,9 @@ class _Configured:
     # --- this process ---
 
     def user(self) -> Iterator[Finding]:
-        section = self.config.keystore
-        if isinstance(section, FSStore) and os.path.exists(section.path):
-            owner = os.stat(section.path).st_uid
+        folder = keystore.folder(self.config.keystore)
+        if folder is not None and folder.exists():
+            owner = folder.stat().st_uid
             if owner != os.geteuid():
                 yield warning(
                     f"this runs as {_user(os.geteuid())}, and the key folder belongs to {_user(owner)}: run it as the "

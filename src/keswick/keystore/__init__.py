@@ -1,31 +1,49 @@
-"""Key stores: where keys are kept. One contract, one module per store, one function that opens what is configured."""
+"""Key stores: where keys are kept. One contract, one module per store, one table of them, one function that opens."""
 
-from keswick.config import model
+from importlib.util import find_spec
+from pathlib import Path
+
+from keswick.keystore import table
 from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
+from keswick.keystore.section import MEMORY, StoreSection
 
-__all__ = ["KeyExists", "KeyNotFound", "KeyStore", "KeyStoreError", "KeyStoreUnreachable", "check", "open"]
+__all__ = [
+    "MEMORY",
+    "KeyExists",
+    "KeyNotFound",
+    "KeyStore",
+    "KeyStoreError",
+    "KeyStoreUnreachable",
+    "StoreSection",
+    "check",
+    "folder",
+    "open",
+]
 
 
-def check(section: model.KeyStoreSection) -> None:
-    """Whether this build has a store of the kind that is configured; nothing is opened. Raises KeyStoreError."""
-    if isinstance(section, model.RemoteStore):
-        raise KeyStoreError(f"this build has no key store of the kind '{section.kind}': use keystore.fs")
+def check(section: StoreSection) -> None:
+    """Whether what a store needs is installed; nothing is opened. Raises KeyStoreError."""
+    kind = table.KINDS[section.kind]
+    try:
+        installed = not kind.needs or find_spec(kind.needs) is not None
+    except ModuleNotFoundError:  # of a package around it
+        installed = False
+    if not installed:
+        raise KeyStoreError(
+            f"the key store '{section.kind}' needs packages that are not installed: pip install 'keswick[{kind.extra}]'"
+        )
 
 
-def open(section: model.KeyStoreSection) -> KeyStore:
+def open(section: StoreSection) -> KeyStore:
     """Open the store that is configured. Raises KeyStoreError, in words for an operator, when that fails.
 
     A store's module is imported only when it is used: some carry whole cloud libraries.
     """
     check(section)
-    match section:
-        case model.FSStore(path=path):
-            from keswick.keystore.fs import FSStore
+    return table.module(section.kind).open(section.settings)
 
-            return FSStore(path)
-        case model.MemoryStore():
-            from keswick.keystore.memory import MemoryStore
 
-            return MemoryStore()
-        case model.RemoteStore(kind=kind):
-            raise NotImplementedError(kind)  # what `check` lets pass has its case above
+def folder(section: StoreSection) -> Path | None:
+    """The folder of this machine in which a store keeps its keys, and which opening it makes; None for all others."""
+    key = table.module(section.kind).SHAPE.folder
+    return Path(section.settings[key]) if key else None

@@ -14,12 +14,25 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
+from keswick.keystore.section import Setting, Shape
 from keswick.names import is_stored_name
+
+SHAPE = Shape(required=("path",), folder="path")
+
+SETTINGS = (
+    Setting(
+        "path",
+        "the folder; it is made if it does not exist. A relative path begins where the server was started",
+        "path",
+        "/var/lib/kes/keys",
+        needed="",
+    ),
+)
 
 MAX_VALUE = 1 << 20
 """Bytes. A larger file is no key."""
@@ -36,6 +49,10 @@ _AWAY = {errno.ENOENT, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.EHOSTDO
 
 _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EPERM}
 """A file without a name cannot be made, or be linked to one, here: an older file system, or no /proc."""
+
+
+def open(settings: Mapping[str, str]) -> KeyStore:
+    return FSStore(settings["path"])
 
 
 class FSStore(KeyStore):

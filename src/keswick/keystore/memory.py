@@ -1,9 +1,18 @@
 """Keys in the memory of this process: for development, since all are lost at its end."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore
+from keswick.keystore.section import Setting, Shape
+
+SHAPE = Shape()
+
+SETTINGS: tuple[Setting, ...] = ()
+
+
+def open(settings: Mapping[str, str]) -> KeyStore:
+    return MemoryStore()
 
 
 class MemoryStore(KeyStore):

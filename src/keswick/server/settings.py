@@ -3,7 +3,7 @@
 import dataclasses
 
 from keswick import keystore
-from keswick.config import PRESENT, TLS, Config, ConfigError, Log, MemoryStore, differing_rules, load, parse_address
+from keswick.config import PRESENT, TLS, Config, ConfigError, Log, differing_rules, load, parse_address
 from keswick.identity import APIKey, is_identity
 from keswick.server import tls
 from keswick.server.addresses import to_bind
@@ -102,7 +102,7 @@ def development(options: ServerOptions) -> tuple[Config, APIKey]:
     if options.quiet:
         raise ConfigError("'--quiet' would hide the API key, which is printed only once; leave it out with '--dev'")
     key = APIKey.generate()
-    config = Config(admin=key.identity, keystore=MemoryStore(), tls=None, log=Log(audit=0))
+    config = Config(admin=key.identity, keystore=keystore.MEMORY, tls=None, log=Log(audit=0))
     if options.address is not None:
         config = dataclasses.replace(config, address=parse_address(options.address, "--addr"))
     return config, key
