@@ -28,6 +28,8 @@ CONTENTS = {
     "Key stores": (
         "docs/key-stores",
         "docs/keystore-folder",
+        "docs/keystore-encrypted-folder",
+        "docs/keystore-postgresql",
         "docs/keystore-vault",
         "docs/keystore-aws",
         "docs/keystore-gcp",

@@ -32,6 +32,8 @@ KINDS: Mapping[str, Kind] = {
     "fortanix.sdkms": Kind("fortanix"),
     "entrust.keycontrol": Kind("entrust"),
     "generic": Kind("generic"),
+    "encryptedfs": Kind("encryptedfs"),
+    "postgresql": Kind("postgresql", "postgresql", "psycopg_pool"),
 }
 """By the name of the section below `keystore`."""
 
