@@ -460,6 +460,51 @@ def test_a_fetch_notices_an_outage_at_once(scene: Scene) -> None:
     assert scene.cache.store_error is scene.store.failure
 
 
+def test_who_asks_at_the_same_time_gets_one_answer(scene: Scene) -> None:
+    async def ask() -> None:
+        scene.store.gate.clear()
+        asking = [asyncio.create_task(scene.cache.status(30)) for _ in range(5)]
+        await until(lambda: scene.store.statuses)
+        scene.store.gate.set()
+        assert await asyncio.gather(*asking) == [0.001] * 5
+        assert scene.store.statuses == 1
+
+    asyncio.run(ask())
+
+
+def test_any_call_that_cannot_reach_the_store_notices_an_outage(scene: Scene) -> None:
+    def create() -> None:
+        raise KeyStoreUnreachable("nobody listens")
+
+    with pytest.raises(KeyStoreUnreachable):
+        asyncio.run(scene.cache.ask(create))
+    assert scene.cache.offline
+
+
+def test_an_outage_is_reported_at_its_beginning_each_minute_and_at_its_end() -> None:
+    told: list[tuple[str, float]] = []
+    scene = Scene(probe_seconds=0.001)
+    scene.cache._report = lambda error, seconds: told.append((str(error), seconds))
+
+    async def watch() -> None:
+        watcher = asyncio.create_task(scene.cache.watch())
+        scene.go_away()
+        await until(lambda: told == [("away", 0)])
+        scene.clock.now += 60
+        await until(lambda: told[-1] == ("away", 60))
+        scene.clock.now += 60
+        await until(lambda: told[-1] == ("away", 120))
+        scene.clock.now += 5
+        scene.come_back()
+        await until(lambda: told[-1] == ("None", 125))
+        watcher.cancel()
+        await asyncio.wait([watcher])
+
+    asyncio.run(watch())
+    assert len(told) == 4
+    scene.close()
+
+
 # --- the watch ---
 
 

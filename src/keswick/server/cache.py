@@ -22,11 +22,18 @@ from typing import Any, Generic, TypeVar
 from keswick.keystore import KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
 
 K = TypeVar("K")
+T = TypeVar("T")
 
 PROBE_SECONDS = 10.0
 """Between two probes of a store that answers, and the longest that an answer may take."""
 OUTAGE_PROBE_SECONDS = 1.0
 """Between two probes of a store that does not answer."""
+REMINDER_SECONDS = 60.0
+"""Between two reports of an outage that goes on."""
+
+Report = Callable[[KeyStoreError | None, float], None]
+"""Told of an outage, and for how many seconds it lasts: 0 when it begins, then again and again. At its end the error is
+None."""
 
 
 class _Entry(Generic[K]):
@@ -41,7 +48,8 @@ class _Entry(Generic[K]):
 class KeyCache(Generic[K]):
     """`decode` makes a key of what the store holds. `any`, `unused` and `offline` are seconds.
 
-    Calls of `store`, which raises nothing but what its contract says, run in `executor`.
+    Calls of `store`, which raises nothing but what its contract says, run in `executor`, those for its status in
+    `prober`, so that they need not wait for others.
     """
 
     def __init__(
@@ -53,6 +61,8 @@ class KeyCache(Generic[K]):
         unused: float,
         offline: float,
         executor: Executor,
+        prober: Executor | None = None,
+        report: Report = lambda error, seconds: None,
         clock: Callable[[], float] = time.monotonic,
         probe_seconds: float = PROBE_SECONDS,
     ) -> None:
@@ -63,6 +73,8 @@ class KeyCache(Generic[K]):
         self._store = store
         self._decode = decode
         self._executor = executor
+        self._prober = prober or executor
+        self._report = report
         self._clock = clock
         self._probe_seconds = probe_seconds
         self._entries: dict[str, _Entry[K]] = {}
@@ -70,8 +82,10 @@ class KeyCache(Generic[K]):
         self._answered = clock()
         """The store was there at this moment or later."""
         self._outage_noticed: float | None = None
+        self._outage_told = 0.0
         self._probe_now = asyncio.Event()
         self._status_call: asyncio.Future[float] | None = None
+        self._status_asked = 0.0
         self.configure(any, unused, offline)
 
     def configure(self, any: float, unused: float, offline: float) -> None:
@@ -138,6 +152,14 @@ class KeyCache(Generic[K]):
             fetch.add_done_callback(lambda done: self._end_fetch(name, done))
         return await asyncio.shield(fetch)
 
+    async def ask(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Run a call of the store in its threads. Raises what it raises; an outage is taken note of."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, call, *arguments)
+        except KeyStoreUnreachable as error:
+            self.notice_outage(error)
+            raise
+
     def forget(self, name: str) -> None:
         """Drop a key that was deleted. A fetch that is under way may not put it back, and no new caller joins it."""
         self._entries.pop(name, None)
@@ -149,30 +171,38 @@ class KeyCache(Generic[K]):
             self._probe_now.clear()
             await self.probe()
             self.sweep()
+            self._remind()
             pause = min(OUTAGE_PROBE_SECONDS, self._probe_seconds) if self.offline else self._probe_seconds
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):  # `wait_for` of Python 3.11 may swallow a cancellation
                     await self._probe_now.wait()
 
     async def probe(self) -> None:
-        """Ask the store for its status. One that does not answer in time is away; it is not asked twice at once."""
-        asked = self._clock()
-        if self._status_call is None or self._status_call.done():
-            loop = asyncio.get_running_loop()
-            self._status_call = loop.run_in_executor(self._executor, self._store.status)
-            self._status_call.add_done_callback(_take_exception)
-        done, _ = await asyncio.wait([self._status_call], timeout=self._probe_seconds)
-        if not done:
-            self.notice_outage(KeyStoreUnreachable(f"the key store did not answer for {self._probe_seconds:g} s"))
-            return
+        """Ask the store for its status, and take note of the answer."""
+        with suppress(KeyStoreError):
+            await self.status(self._probe_seconds)
+
+    async def status(self, seconds: float) -> float:
+        """How long the store took to answer, in seconds. It is not asked twice at once: who asks meanwhile gets the
+        same answer. Raises KeyStoreError, also when it takes longer than `seconds`."""
+        call = self._status_call
+        if call is None or call.done():
+            self._status_asked = self._clock()
+            call = asyncio.get_running_loop().run_in_executor(self._prober, self._store.status)
+            call.add_done_callback(_take_exception)
+            self._status_call = call
+        asked = self._status_asked
+        done, _ = await asyncio.wait([call], timeout=seconds)
         try:
-            self._status_call.result()
+            if not done:
+                raise KeyStoreUnreachable(f"the key store did not answer for {seconds:g} s")
+            latency = call.result()
         except KeyStoreError as error:
             self.notice_outage(error)
-        else:
-            self._answered = max(self._answered, asked)
-            self.store_error = None
-            self._outage_noticed = None
+            raise
+        self._answered = max(self._answered, asked)
+        self._end_outage()
+        return latency
 
     def sweep(self) -> None:
         """Drop the entries that are dead for good."""
@@ -183,19 +213,32 @@ class KeyCache(Generic[K]):
                 del self._entries[name]
 
     def notice_outage(self, error: KeyStoreError) -> None:
-        """The store failed a status call."""
+        """The store failed a status call, or could not be reached by another one."""
         self.store_error = error
         if self._outage_noticed is None:
-            self._outage_noticed = self._clock()
+            self._outage_noticed = self._outage_told = self._clock()
             self._probe_now.set()
+            self._report(error, 0.0)
+
+    def _end_outage(self) -> None:
+        self.store_error = None
+        if self._outage_noticed is not None:
+            lasted = self._clock() - self._outage_noticed
+            self._outage_noticed = None
+            self._report(None, lasted)
+
+    def _remind(self) -> None:
+        now = self._clock()
+        if self._outage_noticed is not None and now - self._outage_told >= REMINDER_SECONDS:
+            self._outage_told = now
+            self._report(self.store_error, now - self._outage_noticed)
 
     async def _load(self, name: str) -> K:
         fetch = asyncio.current_task()
         asked = self._clock()
         try:
-            value = await asyncio.get_running_loop().run_in_executor(self._executor, self._store.get, name)
-        except KeyStoreUnreachable as error:
-            self.notice_outage(error)
+            value = await self.ask(self._store.get, name)
+        except KeyStoreUnreachable:
             key = self.get(name)
             if key is None:
                 raise

@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from keswick import _native
-from keswick.config import Config, ConfigError
+from keswick.config import Config, ConfigError, duration
 from keswick.crypto import SecretKey
 from keswick.identity import APIKey, self_signed
-from keswick.keystore import KeyExists, KeyStore, KeyStoreError
+from keswick.keystore import KeyExists, KeyStore, KeyStoreError, KeyStoreUnreachable
 from keswick.keystore import open as open_store
 from keswick.server import tls
 from keswick.server.addresses import interface_addresses
@@ -29,6 +29,7 @@ from keswick.server.cache import KeyCache
 from keswick.server.console import STDERR, Console
 from keswick.server.faults import describe
 from keswick.server.forwarded import Forwarding
+from keswick.server.listings import Listings
 from keswick.server.logs import AuditLog, ErrorLog
 from keswick.server.metrics import Metrics
 from keswick.server.options import ServerOptions
@@ -39,14 +40,14 @@ from keswick.server.service import Service
 from keswick.server.settings import check, configured, development
 from keswick.server.signals import Signals
 from keswick.server.state import State
-from keswick.server.store import MeasuredStore
+from keswick.server.store import MeasuredStore, StoreThreads
 from keswick.server.tls import ServerTLS
 from keswick.server.transport import listen
 
 TLS_RELOAD_SECONDS = 15 * 60.0
 TLS_RETRY_SECONDS = 60.0
-STORE_THREADS = 16
-"""Calls of the key store at the same time."""
+THREADS = 4
+"""For reading files and opening key stores; the calls of a store have threads of their own."""
 FLUSH_SECONDS = 2.0
 """How long a log or the console may take to write what is left, at the end."""
 OLD_STORE_SECONDS = 30.0
@@ -98,12 +99,11 @@ class _Process:
         self._memory_locked = memory_locked
         self._api_key = api_key
         self._console = Console()
-        self._executor = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="keystore")
         self._runtime = Runtime(
             errors=ErrorLog(),
             audit=AuditLog(),
             metrics=Metrics(tuple(route.path for route in ROUTES)),
-            executor=self._executor,
+            executor=ThreadPoolExecutor(THREADS, thread_name_prefix="worker"),
         )
         self._stop_asked = asyncio.Event()
         self._reload_asked = asyncio.Event()
@@ -121,8 +121,9 @@ class _Process:
     async def _start(self, config: Config) -> None:
         self._certificate = _load_tls(config)
         store = self._open_store(config)
-        await self._create_predefined(config, store)
-        state = self._state(config, store, self._new_cache(config, store), self._certificate)
+        cache = self._new_cache(config, store)
+        await self._create_predefined(config, store, cache)
+        state = self._state(config, store, cache, Listings(cache.ask, store.list), self._certificate)
         self._configure_logs(state)
         self._service = Service(self._runtime, state)
         self._server = listen(
@@ -161,25 +162,45 @@ class _Process:
 
     def _new_cache(self, config: Config, store: KeyStore) -> KeyCache[SecretKey]:
         expiry = config.cache
-        return KeyCache(
+        threads = StoreThreads()
+        cache = KeyCache(
             store,
             SecretKey.decode,
             any=expiry.any,
             unused=expiry.unused,
             offline=expiry.offline,
-            executor=self._executor,
+            executor=threads,
+            prober=ThreadPoolExecutor(1, thread_name_prefix="keystore-status"),
+            report=self._report_outage,
         )
+        threads.outage = lambda: cache.store_error if isinstance(cache.store_error, KeyStoreUnreachable) else None
+        return cache
 
-    def _state(self, config: Config, store: KeyStore, cache: KeyCache[SecretKey], certificate: ServerTLS) -> State:
+    def _report_outage(self, error: KeyStoreError | None, seconds: float) -> None:
+        lasted = f" for {duration.format(round(seconds))}" if seconds else ""
+        if error is None:
+            self._runtime.errors.warn(f"the key store is back, after it was away{lasted}")
+        else:
+            away = "is not reachable" if isinstance(error, KeyStoreUnreachable) else "is unavailable"
+            self._runtime.errors.error(f"the key store {away}{lasted}: {error}")
+
+    def _state(
+        self,
+        config: Config,
+        store: KeyStore,
+        cache: KeyCache[SecretKey],
+        listings: Listings,
+        certificate: ServerTLS,
+    ) -> State:
         forwarding = Forwarding.configured(config, certificate.verifier, self._runtime.errors)
-        return State.of(config, self._runtime.started_at, timeouts(config), store, cache, forwarding)
+        return State.of(config, self._runtime.started_at, timeouts(config), store, cache, listings, forwarding)
 
-    async def _create_predefined(self, config: Config, store: KeyStore) -> None:
+    async def _create_predefined(self, config: Config, store: KeyStore, cache: KeyCache[SecretKey]) -> None:
         """Make the keys that the configuration names; those that are there already are left alone."""
         for name in config.keys:
             value = SecretKey.generate(config.admin).encode()
             try:
-                await self._runtime.blocking(store.create, name, value)
+                await cache.ask(store.create, name, value)
             except KeyExists:
                 continue
             except KeyStoreError as error:
@@ -298,13 +319,14 @@ class _Process:
         old = self._service.state
         config = await self._configured_anew()
         certificate = await blocking(_load_tls, config)
-        store, cache = old.store, old.cache
+        store, cache, listings = old.store, old.cache, old.listings
         if config.keystore != old.config.keystore:
             store = await blocking(self._open_store, config)
             cache = self._new_cache(config, store)
+            listings = Listings(cache.ask, store.list)
         try:
-            await self._create_predefined(config, store)
-            state = await blocking(self._state, config, store, cache, certificate)
+            await self._create_predefined(config, store, cache)
+            state = await blocking(self._state, config, store, cache, listings, certificate)
         except BaseException:
             if store is not old.store:
                 store.close()

@@ -11,6 +11,7 @@ from keswick.names import is_name, is_stored_name
 from keswick.server.access import Access, RunTimeAccess
 from keswick.server.cache import KeyCache
 from keswick.server.forwarded import Forwarding
+from keswick.server.listings import Listings
 from keswick.server.logs import AuditForm
 
 _BEFORE_2023 = ("2021", "2022")
@@ -29,6 +30,7 @@ class State:
     open: frozenset[str]
     store: KeyStore
     cache: KeyCache[SecretKey]
+    listings: Listings
     forwarding: Forwarding | None
 
     @classmethod
@@ -39,6 +41,7 @@ class State:
         timeouts: tuple[float, ...],
         store: KeyStore,
         cache: KeyCache[SecretKey],
+        listings: Listings,
         forwarding: Forwarding | None = None,
     ) -> "State":
         configured = Access.configured(config, started_at)
@@ -50,6 +53,7 @@ class State:
             open=frozenset(path for path, api in config.api.items() if api.skip_auth),
             store=store,
             cache=cache,
+            listings=listings,
             forwarding=forwarding,
         )
 

@@ -152,7 +152,7 @@ async def key_names(call: Call, matches: Glob) -> list[str]:
         return sorted(filter(matches, call.state.store.list("")))
 
     try:
-        return await call.runtime.blocking(matching)
+        return await call.state.cache.ask(matching)
     except KeyStoreError as error:
         raise call.failed("failed to list keys", error) from error
 

@@ -1,8 +1,7 @@
 """Keys: `/v1/key/…`. The four operations of the hot path answer at once when the key is cached."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+import sys
 
 import msgspec
 
@@ -152,7 +151,7 @@ def import_(call: Call) -> Answer:
 
 async def _create(call: Call, name: str, key: SecretKey) -> Reply:
     try:
-        await call.runtime.blocking(call.state.store.create, name, key.encode())
+        await call.state.cache.ask(call.state.store.create, name, key.encode())
     except KeyExists:
         raise ApiError(400, "key already exists") from None
     except KeyStoreError as error:
@@ -165,7 +164,7 @@ async def delete(call: Call) -> Reply:
     more."""
     name = call.key_name()
     cache = call.state.cache
-    deletion = asyncio.ensure_future(call.runtime.blocking(call.state.store.delete, name))
+    deletion = asyncio.ensure_future(cache.ask(call.state.store.delete, name))
 
     def forget(done: "asyncio.Future[None]") -> None:
         cache.forget(name)
@@ -212,16 +211,10 @@ def _listing(resource: str) -> tuple[str, str]:
 
 async def _list(call: Call, prefix: str, start: str, lines: bool) -> Reply:
     try:
-        names = await call.runtime.blocking(_sorted_names, call.state.store.list, prefix, start)
+        names, following = await call.state.listings.page(prefix, start, sys.maxsize if lines else PAGE)
     except KeyStoreError as error:
         raise call.failed("failed to list keys", error) from error
     if lines:
         encode = msgspec.json.encode
         return (200, NDJSON, b"".join(b'{"name":' + encode(name) + b"}\n" for name in names))
-    if len(names) <= PAGE:
-        return json_reply(_Names(names))
-    return json_reply(_Names(names[:PAGE], f"{names[PAGE]}~{len(prefix)}"))
-
-
-def _sorted_names(list_names: Callable[[str], Any], prefix: str, start: str) -> list[str]:
-    return sorted(name for name in list_names(prefix) if name >= start)
+    return json_reply(_Names(names, f"{following}~{len(prefix)}" if following else ""))

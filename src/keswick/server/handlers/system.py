@@ -1,6 +1,5 @@
 """What the server says of itself: version, readiness, status, metrics, and the routes it serves."""
 
-import asyncio
 import os
 import time
 from typing import Any
@@ -41,15 +40,13 @@ async def ready(call: Call) -> Reply:
 async def reach_store(call: Call) -> float:
     """Seconds that the key store took to answer. An outage that is known is told without asking again."""
     cache = call.state.cache
-    if cache.store_error is None:
+    error = cache.store_error
+    if error is None:
         try:
-            async with asyncio.timeout(STORE_SECONDS):
-                return await call.runtime.blocking(call.state.store.status)
-        except KeyStoreError as error:
-            cache.notice_outage(error)
-        except TimeoutError:
-            cache.notice_outage(KeyStoreUnreachable(f"the key store did not answer for {STORE_SECONDS:g} s"))
-    if isinstance(cache.store_error, KeyStoreUnreachable):
+            return await cache.status(STORE_SECONDS)
+        except KeyStoreError as failure:
+            error = failure
+    if isinstance(error, KeyStoreUnreachable):
         raise ApiError(504, "key store is not reachable")
     raise ApiError(502, "key store is unavailable")
 
