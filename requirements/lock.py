@@ -21,6 +21,7 @@ OLDEST_PYTHON = "3.11"
 STORES = ("aws", "azure", "gcp", "pkcs11", "postgresql")
 EXTRAS: dict[str, Sequence[str]] = {
     "run": (),
+    "stores": STORES,
     "test": (*STORES, "test"),
     "check": (*STORES, "test", "check"),
     "bench": ("bench",),
@@ -43,8 +44,9 @@ def write(name: str) -> None:
         command += ["--group", BUILD]
     else:
         command += ["pyproject.toml", *(f"--extra={extra}" for extra in EXTRAS[name])]
-    if name != "run":
-        command += ["--constraints", str(lock_file("run"))]
+    for base in ("run", "stores"):
+        if name != base and set(EXTRAS[base]) <= set(EXTRAS.get(name, ())):
+            command += ["--constraints", str(lock_file(base))]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
