@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from keswick.config.document import Section
 from keswick.config.limits import DEFAULT_LIMITS, RANGES
 from keswick.config.reference import reference
 from keswick.config.stores import KINDS
-from keswick.keystore.section import Setting
+from keswick.keystore import table
+from keswick.keystore.section import Setting, Shape
 
 ALL: dict[str, tuple[str, Setting]] = {
     f"{section}.{key.name}".removeprefix("."): (section, key) for section, keys in reference().items() for key in keys
@@ -42,8 +43,8 @@ def document(*names: str) -> dict[str, Any]:
     chosen = {"admin.identity", "tls.key", *names}
     if not any(name.startswith("keystore.") for name in chosen):
         chosen.add("keystore.fs.path")
-    if any(name.startswith("keystore.vault.") for name in chosen) and "keystore.vault.kubernetes" not in str(chosen):
-        chosen.add("keystore.vault.approle.id")
+    for kind in KINDS:
+        chosen |= set(methods(f"keystore.{kind}", table.module(kind).SHAPE, chosen))
     while True:
         more = {name for name in ALL.keys() - chosen if (with_ := needed(name)) and is_within(chosen, with_)}
         if not more:
@@ -55,6 +56,17 @@ def document(*names: str) -> dict[str, Any]:
         section, last = place(made, name)
         section[last] = example if isinstance(example, str) else list(example)
     return made
+
+
+def methods(section: str, shape: Shape, chosen: Iterable[str]) -> Iterator[str]:
+    """A key of the first method, in each section that is chosen and must have one, and has none."""
+    if not is_within(chosen, section):
+        return
+    ways = [f"{section}.{method}" for method in shape.methods]
+    if shape.must_log_in and not any(is_within(chosen, way) for way in ways):
+        yield next(name for name in ALL if is_within([name], ways[0]))
+    for key, inner in shape.sections.items():
+        yield from methods(f"{section}.{key}", inner, chosen)
 
 
 def is_within(names: Iterable[str], section: str) -> bool:

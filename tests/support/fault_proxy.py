@@ -7,13 +7,14 @@ with FaultProxy(upstream_port) as proxy:
 """
 
 import socket
+import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 ANSWERS: Mapping[str, tuple[int, bytes]] = {
     "denied": (403, b'{"message":"denied"}'),
@@ -30,23 +31,38 @@ FAULTS = (*ANSWERS, "refused", "lost", "hanging", "cut")
 """`refused`: nobody listens; `lost`: the connection ends after the request was passed on and carried out; `hanging`: no
 answer ever comes; `cut`: half of one does."""
 
+
+class Request(NamedTuple):
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    """By name, in small letters."""
+    body: bytes
+
+
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
 class FaultProxy:
-    """Listens on a free port of 127.0.0.1, without TLS, for a service on another port of it."""
+    """Listens on a free port of 127.0.0.1 for a service on another port of it, which speaks no TLS. `tls`: the proxy
+    does."""
 
-    def __init__(self, upstream: int) -> None:
+    def __init__(self, upstream: int, *, tls: ssl.SSLContext | None = None) -> None:
         self.upstream = upstream
+        self._tls = tls
         self.active: str | None = None
         self.requests: list[tuple[str, str]] = []
         """Method and path of every request that came."""
+        self.recorded: list[Request] = []
+        """The same, whole."""
+        self.choose: Callable[[Request], str | None] = lambda request: self.active
+        """Told of each request before it is passed on; the fault that it gets."""
         self.connections = 0
         """How many were made."""
         self._released = threading.Event()
         self._listen(0)
         self.port: int = self._server.server_address[1]
-        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> "FaultProxy":
         return self
@@ -91,7 +107,7 @@ class FaultProxy:
             def handle_one_request(self) -> None:
                 try:
                     super().handle_one_request()
-                except (ConnectionError, ValueError, HTTPException):
+                except (ConnectionError, ssl.SSLError, ValueError, HTTPException):
                     self.close_connection = True
 
             def log_message(self, format: str, *args: Any) -> None:
@@ -100,7 +116,11 @@ class FaultProxy:
             def do(self) -> None:
                 body = self._body()
                 proxy.requests.append((self.command, self.path))
-                match proxy.active:
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                request = Request(self.command, self.path, headers, body or b"")
+                proxy.recorded.append(request)
+                chosen = proxy.choose(request)
+                match chosen:
                     case str(name) if name in ANSWERS:
                         status, text = ANSWERS[name]
                         return self._answer(status, [("Content-Type", "application/json")], text)
@@ -115,15 +135,15 @@ class FaultProxy:
                         self.wfile.write(b'{"data":')
                         self.close_connection = True
                         return None
-                headers = [(name, value) for name, value in self.headers.items() if name.lower() not in _HOP]
+                passed = {name: value for name, value in self.headers.items() if name.lower() not in _HOP}
                 upstream = HTTPConnection("127.0.0.1", proxy.upstream, timeout=30)
                 try:
-                    upstream.request(self.command, self.path, body, dict(headers))
+                    upstream.request(self.command, self.path, body, passed)
                     answer = upstream.getresponse()
                     text = answer.read()
                 finally:
                     upstream.close()
-                if proxy.active == "lost":
+                if "lost" in (chosen, proxy.active):
                     self.close_connection = True
                     return None
                 kept = [(name, value) for name, value in answer.getheaders() if name.lower() not in _HOP]
@@ -156,6 +176,12 @@ class FaultProxy:
             daemon_threads = True
             allow_reuse_address = True
             request_queue_size = 128
+
+            def get_request(self) -> tuple[socket.socket, Any]:
+                connection, address = super().get_request()
+                if proxy._tls is not None:  # the handshake comes with the first read, which is the connection's thread
+                    connection = proxy._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+                return connection, address
 
         self._open: set[socket.socket] = set()
         self._server = Server(("127.0.0.1", port), Handler)

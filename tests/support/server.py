@@ -141,7 +141,7 @@ def running(
     server = RunningServer(process, folder, folder / "config.yaml", folder / "server.crt", api_key.text)
     try:
         server.wait_for(UP)
-        server.endpoint = next(word for word in server.stdout.split() if word.startswith("https://"))
+        server.endpoint = next(word for word in server.stdout.partition("\nAPI ")[2].split() if "https://" in word)
         yield server
     finally:
         process.kill()

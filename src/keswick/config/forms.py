@@ -2,17 +2,19 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from keswick.config import form2020, form2021, present, transitional
 from keswick.config.document import Section, Source, is_null
 from keswick.config.model import PRESENT, Config, ConfigError
 from keswick.config.reference import reference
 from keswick.config.translation import Form, Path, Tree, aligned, path
+from keswick.keystore import table
 
 
-def _present_keys() -> dict[Path, Path]:
+def _present_keys(stores: tuple[str, ...]) -> dict[Path, Path]:
     keys = {today: today for today in transitional.WITH_RULES.keys.values()}  # those without a meaning, too
-    for section, described in reference().items():
+    for section, described in reference(stores).items():
         around = path(section) if section else ()
         for key in described:
             whole = path(section.removesuffix("[]")) if section.endswith("[]") else (*around, *path(key.name))
@@ -20,14 +22,22 @@ def _present_keys() -> dict[Path, Path]:
     return keys
 
 
-FORMS: tuple[Form, ...] = (
-    form2020.FORM,
-    form2021.FORM,
-    transitional.WITH_PATHS,
-    transitional.WITH_RULES,
-    Form(PRESENT, "", "today", _present_keys()),
-)
-"""Oldest first. The table of the present form serves to recognise it; its reader takes the document as it is."""
+_OLD: tuple[Form, ...] = (form2020.FORM, form2021.FORM, transitional.WITH_PATHS, transitional.WITH_RULES)
+
+
+@cache
+def _forms(stores: tuple[str, ...]) -> tuple[Form, ...]:
+    """All forms, oldest first. The table of the present form serves to recognise it, for files that name no other key
+    stores than these; its reader takes the document as it is."""
+    return (*_OLD, Form(PRESENT, "", "today", _present_keys(stores)))
+
+
+def _named_stores(document: Section) -> tuple[str, ...]:
+    """The kinds of key stores that may stand in a document: to know the settings of one takes reading its module."""
+    if not document.is_section("keystore"):
+        return ()
+    section = document.section("keystore")
+    return tuple(kind for kind in table.CONFIGURABLE if kind.partition(".")[0] in section)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +56,14 @@ class _Key:
 
 def recognise(document: Section) -> Form:
     """The newest form that has all the keys of `document`, but for those that none has. Raises ConfigError."""
-    possible = FORMS[:1] if document.source.is_toml else FORMS
+    forms = _forms(_named_stores(document))
+    possible = forms[:1] if document.source.is_toml else forms
     seen: list[_Key] = []
-    keys = list(_keys(document, [(form, form.tree) for form in FORMS]))
+    keys = list(_keys(document, [(form, form.tree) for form in forms]))
     for key in sorted(keys, key=lambda key: not key.is_certain):
         remaining = tuple(form for form in possible if form in key.forms)
         if not remaining and key.is_certain:
-            raise _mixed(document.source, key, seen)
+            raise _mixed(document.source, key, seen, forms)
         possible = remaining or possible
         seen.append(key)
     return possible[-1]
@@ -85,13 +96,13 @@ def _keys(section: Section, trees: Sequence[tuple[Form, Tree]], around: Path = (
         yield from inner or [_Key(entry.key, pattern, names, entry.line, forms, bool(fitting) and not is_section)]
 
 
-def _mixed(source: Source, late: _Key, before: Sequence[_Key]) -> ConfigError:
+def _mixed(source: Source, late: _Key, before: Sequence[_Key], forms: Sequence[Form]) -> ConfigError:
     if source.is_toml:
         return source.error(
             None, f"{late.key!r} belongs to {_named(late.forms)}, but this is TOML, the form of 2020; write YAML"
         )
     early = next((key for key in before if not set(key.forms) & set(late.forms)), before[0])
-    older, newer = sorted((early, late), key=lambda key: FORMS.index(key.forms[-1]))
+    older, newer = sorted((early, late), key=lambda key: forms.index(key.forms[-1]))
     today = _called(older.pattern, older.forms[0], newer.forms[-1])
     names = iter(older.names)
     instead = ".".join(next(names) if name == "*" else name for name in today or ())

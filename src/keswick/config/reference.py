@@ -3,7 +3,7 @@
 The readers do not use it. Tests drive them with each key that stands here, and look that no other one is accepted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from keswick.config import duration
 from keswick.config.limits import DEFAULT_LIMITS, RANGES, is_duration
@@ -241,7 +241,6 @@ REFERENCE: Mapping[str, tuple[Setting, ...]] = {
 that the operator chooses, `[]` for a list."""
 
 
-def reference() -> Mapping[str, tuple[Setting, ...]]:
-    """The keys of every section, by its name."""
-    stores = {f"keystore.{kind}": table.module(kind).SETTINGS for kind in table.CONFIGURABLE}
-    return {**REFERENCE, **stores}
+def reference(stores: Iterable[str] = table.CONFIGURABLE) -> Mapping[str, tuple[Setting, ...]]:
+    """The keys of every section, by its name, with those of these key stores."""
+    return {**REFERENCE, **{f"keystore.{kind}": table.module(kind).SETTINGS for kind in stores}}

@@ -188,8 +188,8 @@ def _check_together(section: Section, shape: Shape, settings: Mapping[str, str])
 
 def _check_methods(section: Section, shape: Shape) -> None:
     ways = [f"'{section.key}.{key}'" for key in shape.methods]
-    given = [key for key in shape.methods if key in section]
+    given = [f"'{section.key}.{key}'" for key in shape.methods if key in section]
     if len(given) > 1:
-        raise section.error(f"more than one way to log in is configured: {' and '.join(ways)}; keep one of them")
+        raise section.error(f"more than one {shape.purpose} is configured: {' and '.join(given)}; keep one of them")
     if shape.must_log_in and not given:
-        raise section.error(f"no way to log in is configured; add {' or '.join(ways)}")
+        raise section.error(f"no {shape.purpose} is configured; add {' or '.join(ways)}")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from http.client import responses
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
@@ -74,11 +74,13 @@ class Answer:
 
 
 class HttpService:
-    """One service at `endpoint`, a URL whose path, if any, begins every path that is called.
+    """One service at `endpoint`, a URL whose path, if any, begins every path that is called. Spaces around it and
+    slashes at its end do not matter.
 
     `service` is what errors call it, such as `the key store 'vault'`. `ca`: PEM file or folder of whom to trust,
-    besides the roots of the system or, if `only_ca`, alone; `certificate`: PEM files of the client's certificate and
-    key. `should_retry`: whether an answer is worth another try. Proxies are those of the environment.
+    besides the roots of the system or, if `only_ca`, alone; `ca_setting`: what an operator sets it with; `certificate`:
+    PEM files of the client's certificate and key. `should_retry`: whether an answer is worth another try. Proxies are
+    those of the environment.
 
     Raises KeyStoreError when the endpoint is no URL or a file cannot be used.
     """
@@ -90,28 +92,36 @@ class HttpService:
         *,
         ca: str | None = None,
         only_ca: bool = False,
+        ca_setting: str = "tls.ca",
         certificate: tuple[str, str] | None = None,
         minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
         should_retry: Callable[[int], bool] = _TROUBLED.__contains__,
     ) -> None:
         self.service = service
-        self.endpoint = endpoint
-        url = urlsplit(endpoint)
-        if url.scheme not in ("https", "http") or not url.hostname:
+        self.endpoint = endpoint = endpoint.strip().rstrip("/")
+        url = _service_url(endpoint)
+        if url is None:
             raise KeyStoreError(f"{service}: the endpoint '{endpoint}' is no URL: write it as https://HOST:PORT")
         self._base = url.path.rstrip("/")
         self._should_retry = should_retry
+        self._ca_setting = ca_setting
         options: dict[str, Any] = {"maxsize": MOST_CONNECTIONS, "block": True}
+        self.tls: ssl.SSLContext | None = None
+        """Whom it trusts and what it shows, for other connections of the same store."""
         if url.scheme == "https":
-            options["ssl_context"] = self._context(ca, only_ca, certificate, minimum_version)
+            options["ssl_context"] = self.tls = self._context(ca, only_ca, certificate, minimum_version)
         proxy = getproxies().get(url.scheme)
         pools: urllib3.PoolManager = (
             urllib3.ProxyManager(proxy, **options)
-            if proxy and not proxy_bypass(url.hostname)
+            if proxy and not proxy_bypass(url.hostname or "")
             else urllib3.PoolManager(**options)
         )
         self._pools = pools
         self._pool = pools.connection_from_url(f"{url.scheme}://{url.netloc}")
+
+    def deadline(self) -> float:
+        """When something that begins now has to be over, by `time.monotonic`, however many calls it takes."""
+        return time.monotonic() + CALL_SECONDS
 
     def call(
         self,
@@ -140,10 +150,10 @@ class HttpService:
                 answer = self._try(method, self._base + path, body, sent, deadline, max_reply)
             except _Lost as lost:
                 unanswered = True
-                if not left or not self._wait(deadline):
+                if not left or not self.wait(deadline):
                     raise KeyStoreUnreachable(str(lost)) from lost.__cause__
                 continue
-            if not self._should_retry(answer.status) or not left or not self._wait(deadline):
+            if not self._should_retry(answer.status) or not left or not self.wait(deadline):
                 return Answer(answer.status, answer.headers, answer.data, unanswered)
             unanswered = True  # what a service in trouble has done nobody knows
         raise AssertionError("the last try returns or raises")
@@ -166,12 +176,12 @@ class HttpService:
     def unexpected(self, answer: Answer, words: str = "") -> KeyStoreError:
         """The error for an answer that a store cannot use; `words`: what the service says of it."""
         kind = KeyStoreUnreachable if answer.status in (502, 503, 504) else KeyStoreError
-        return kind(f"{self.service} at {self.endpoint} answered {answer.reason}{words and f': {_printable(words)}'}")
+        return kind(f"{self.service} at {self.endpoint} answered {answer.reason}{words and f': {printable(words)}'}")
 
     def close(self) -> None:
         self._pools.clear()
 
-    def _wait(self, deadline: float) -> bool:
+    def wait(self, deadline: float) -> bool:
         """Whether there is time for another try, after a pause."""
         pause = pause_seconds()
         if time.monotonic() + pause >= deadline:
@@ -223,7 +233,7 @@ class HttpService:
         try:
             yield
         except SSLError as error:
-            raise KeyStoreUnreachable(f"{where}: {_tls_words(error)}") from error
+            raise KeyStoreUnreachable(f"{where}: {_tls_words(error, self._ca_setting)}") from error
         except NameResolutionError as error:
             raise KeyStoreUnreachable(
                 f"{where}: its host name is not known; look at the endpoint and at DNS"
@@ -256,9 +266,9 @@ class HttpService:
                 added = list(roots.certificates(Path(ca)))
             except (OSError, ValueError) as error:
                 words = error.strerror if isinstance(error, OSError) else error
-                raise KeyStoreError(f"{self.service}: tls.ca '{ca}' cannot be used: {words}") from error
+                raise KeyStoreError(f"{self.service}: {self._ca_setting} '{ca}' cannot be used: {words}") from error
             if not added:
-                raise KeyStoreError(f"{self.service}: tls.ca '{ca}' holds no certificate in PEM form")
+                raise KeyStoreError(f"{self.service}: {self._ca_setting} '{ca}' holds no certificate in PEM form")
             trusted += added
         for der in trusted:
             try:
@@ -288,21 +298,32 @@ class _Whole:
     data: bytes = field(repr=False)
 
 
+def _service_url(text: str) -> SplitResult | None:
+    """None where it does not name a service."""
+    try:
+        url = urlsplit(text)
+        named = url.scheme in ("https", "http") and url.hostname and url.port != 0
+    except ValueError:  # a port that is no number, half an address
+        return None
+    return url if named and text.split() == [text] else None
+
+
 def _no_password() -> str:
     raise ValueError("the private key is encrypted, which is not supported here")
 
 
-def _tls_words(error: SSLError) -> str:
+def _tls_words(error: SSLError, ca_setting: str) -> str:
     cause = error.args[0] if error.args else error
     while isinstance(cause, Exception) and not isinstance(cause, ssl.SSLError) and cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({cause.verify_message}): set 'tls.ca' to the authority that issued it"
+        issuer = f"set '{ca_setting}' to the authority that issued it"
+        return f"its certificate is not trusted ({cause.verify_message}): {issuer}"
     reason = getattr(cause, "reason", None) or str(cause)
     return f"the TLS handshake failed ({reason})"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """What a service says, in one line that is not too long."""
     text = " ".join(text.split())
     return "".join(character if character.isprintable() else "?" for character in text[:300])

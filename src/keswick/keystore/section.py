@@ -49,6 +49,8 @@ class Shape:
     """Keys or sections of which at most one may stand: ways to log in, or to seal."""
     must_log_in: bool = False
     """Whether one of them must stand."""
+    purpose: str = "way to log in"
+    """What they are, for the one who set none, or several."""
     folder: str = ""
     """The key, if any, that names a folder of this machine which opening the store makes."""
 

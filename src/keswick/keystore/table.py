@@ -33,7 +33,7 @@ KINDS: Mapping[str, Kind] = {
     "entrust.keycontrol": Kind("entrust"),
     "generic": Kind("generic"),
     "encryptedfs": Kind("encryptedfs"),
-    "postgresql": Kind("postgresql", "postgresql", "psycopg_pool"),
+    "postgresql": Kind("postgresql", "postgresql", "psycopg"),
 }
 """By the name of the section below `keystore`."""
 

@@ -25,6 +25,12 @@ class Service(NamedTuple):
     """By the words of `FAULTS` in the suite. A store of this machine has none."""
     slow: bool = False
     """Whether each call takes so long that lists of a thousand keys are made of fewer here."""
+    listed_early: bool = False
+    """Whether a key that is being created is listed before it can be read: the service takes two steps to make it."""
+    keeps: Callable[[str], bool] = lambda name: True
+    """Whether the service has room for a key of that name; otherwise `create` says so, and no such key is found."""
+    case_sensitive: bool = True
+    """Whether `key` and `KEY` can be kept beside each other; otherwise only the first one is found."""
 
 
 Start = Callable[[Path], AbstractContextManager[Service]]
