@@ -270,7 +270,7 @@ class HttpService:
             if not added:
                 raise KeyStoreError(f"{self.service}: {self._ca_setting} '{ca}' holds no certificate in PEM form")
             trusted += added
-        for der in trusted:
+        for der in dict.fromkeys(trusted):
             try:
                 context.load_verify_locations(cadata=der)
             except ssl.SSLError:  # one that this library does not know, among those of the system

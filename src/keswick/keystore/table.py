@@ -27,7 +27,7 @@ KINDS: Mapping[str, Kind] = {
     "vault": Kind("vault"),
     "aws.secretsmanager": Kind("aws", "aws", "boto3"),
     "gcp.secretmanager": Kind("gcp", "gcp", "google.cloud.secretmanager_v1"),
-    "azure.keyvault": Kind("azure", "azure", "azure.keyvault.secrets"),
+    "azure.keyvault": Kind("azure", "azure", "azure.identity"),
     "gemalto.keysecure": Kind("keysecure"),
     "fortanix.sdkms": Kind("fortanix"),
     "entrust.keycontrol": Kind("entrust"),
