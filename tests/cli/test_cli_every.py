@@ -4,6 +4,7 @@ import base64
 import itertools
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from keswick import backup
 from keswick.identity import APIKey, certificate_for
+from keswick.keystore import encryptedfs
 from support.cli import COMMAND, Terminal, clean_environment, kes, kes_in_background
 from support.commands import every_command
 from support.server import RunningServer, start_server, write_config
@@ -86,6 +89,24 @@ CALLS = {
     "kes migrate": Call(
         "migrate --from {config} --to {other} --merge", r"Starting key migration:\n(.*\n)+", asks=False
     ),
+    "kes backup": Call(
+        "backup --config {encrypted} {file}.backup",
+        r'\{"backup":.*,"keys":1,.*\}\n?',
+        r"Backed up 1 key of .*\n",
+        asks=False,
+    ),
+    "kes restore": Call(
+        "restore --config {restored} {backup}",
+        r'\{"backup":.*,"keys":1,.*\}\n?',
+        r"Restored 1 key of .*\n",
+        asks=False,
+    ),
+    "kes reseal": Call(
+        "reseal --from {encrypted} --to {encrypted}",
+        r'\{"folder":".*","from":"keyfile","to":"keyfile"\}\n?',
+        r".* is sealed with a key file now, .*\n",
+        asks=False,
+    ),
     "kes config migrate": Call(
         "config migrate {of_2021}",
         r"admin:\n(.*\n)+",
@@ -147,6 +168,13 @@ def words(call: Call, server: RunningServer, folder: Path) -> list[str]:
         files["other"].mkdir()
         keystore = {"fs": {"path": str(files["other"] / "keys")}}
         values["other"] = str(write_config(files["other"], USER, {"keystore": keystore}))
+    if "{encrypted}" in call.line:
+        values["encrypted"] = encrypted_folder(folder / f"encrypted{number}")
+    if "{backup}" in call.line:
+        values["restored"], values["backup"] = encrypted_folder(folder / f"restored{number}"), str(folder / "backup")
+        keys = folder / f"restored{number}" / "keys"
+        backup.make(str(keys), Path(values["backup"]))
+        shutil.rmtree(keys)
     with server.client() as client:
         if "{old}" in call.line:
             client.create_key(values["old"])
@@ -161,6 +189,17 @@ def words(call: Call, server: RunningServer, folder: Path) -> list[str]:
             values["sealed"] = str(client.seal(files["file"], key="k1"))
             files["file"].unlink()
     return [word.format(**values) for word in call.line.split()]
+
+
+def encrypted_folder(folder: Path) -> str:
+    """A configuration with an encrypted folder, `keys`, which has a key."""
+    folder.mkdir()
+    key_file = folder / "key"
+    key_file.touch(mode=0o600)
+    key_file.write_bytes(bytes(32))
+    encryptedfs.open({"path": str(folder / "keys"), "keyfile.path": str(key_file)}).create("one", b"value")
+    section = {"path": str(folder / "keys"), "keyfile": {"path": str(key_file)}}
+    return str(write_config(folder, USER, {"keystore": {"fs": None, "encryptedfs": section}}))
 
 
 def test_the_table_has_every_command() -> None:

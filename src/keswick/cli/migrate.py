@@ -30,7 +30,7 @@ def migrate(arguments: Arguments) -> int:
 
     source_file, target_file = _files(arguments)
     existing, pattern, dry_run = _existing(arguments), _pattern(arguments), arguments.has("dry-run")
-    source_section, target_section = _key_store(source_file), _key_store(target_file)
+    source_section, target_section = key_store(source_file), key_store(target_file)
     _refuse_same(source_section, target_section)
     silent = arguments.has("quiet") or arguments.has("json")
 
@@ -101,7 +101,7 @@ def _pattern(arguments: Arguments) -> str:
     return pattern
 
 
-def _key_store(file: str) -> "StoreSection":
+def key_store(file: str) -> "StoreSection":
     """The key store of a configuration file, which has to be valid as a whole; its TLS files are not looked at."""
     from keswick import config
     from keswick.server.routes import APIS

@@ -52,7 +52,12 @@ _NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno
 
 
 def open(settings: Mapping[str, str]) -> KeyStore:
-    return FSStore(settings["path"])
+    from keswick.keystore.seals.header import FILE
+
+    path = settings["path"]
+    if os.path.lexists(os.path.join(path, FILE)):
+        raise KeyStoreError(f"'{path}' is an encrypted folder: let 'keystore.encryptedfs' name it, and its seal")
+    return FSStore(path)
 
 
 class FSStore(KeyStore):
