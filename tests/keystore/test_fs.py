@@ -18,6 +18,8 @@ import pytest
 
 from keswick.keystore import KeyExists, KeyNotFound, KeyStoreError, KeyStoreUnreachable
 from keswick.keystore.fs import FSStore
+from support.server import start_server
+from support.store_page import shown_keystore
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
 
@@ -377,3 +379,15 @@ def test_a_kill_leaves_whole_keys_only(store: FSStore, folder: Path, way: str) -
         assert acknowledged
         assert set(acknowledged) <= set(store.list(f"life-{life}"))
     assert {len(store.get(name)) for name in store.list("")} == {20_000}
+
+
+def test_a_server_runs_with_the_configuration_of_the_page(tmp_path: Path) -> None:
+    section = shown_keystore("keystore-folder.md")["fs"]
+    kept = tmp_path / section["path"].lstrip("/")
+    with start_server(tmp_path / "kes", keystore={"fs": {**section, "path": str(kept)}}) as server:
+        with server.client() as client:
+            client.create_key("my-key")
+            assert client.generate_key("my-key").plaintext
+        assert f"Filesystem: {kept}" in server.stdout
+    assert [path.name for path in kept.iterdir()] == ["my-key"]
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o700
