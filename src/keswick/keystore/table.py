@@ -25,7 +25,7 @@ KINDS: Mapping[str, Kind] = {
     "memory": Kind("memory"),
     "fs": Kind("fs"),
     "vault": Kind("vault"),
-    "aws.secretsmanager": Kind("aws", "aws", "boto3"),
+    "aws.secretsmanager": Kind("aws", "aws", "botocore"),
     "gcp.secretmanager": Kind("gcp", "gcp", "google.cloud.secretmanager_v1"),
     "azure.keyvault": Kind("azure", "azure", "azure.identity"),
     "gemalto.keysecure": Kind("keysecure"),
