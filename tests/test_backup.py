@@ -10,6 +10,7 @@ import re
 import stat
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +110,32 @@ def test_a_folder_without_keys(tmp_path: Path) -> None:
 def test_what_is_not_sealed_or_damaged_is_left_out_and_told(keys: Path, tmp_path: Path) -> None:
     (keys / "foreign").write_bytes(b"a note")
     (keys / "cut").write_bytes(FILES["my-key"][:80])
+    (keys / "nothing-left").touch()
     (keys / "renamed").write_bytes(FILES["my-key"])
     (keys / "folder").mkdir()
     report = backup.make(str(keys), tmp_path / "one")
     assert report.names == sorted([*NAMES, "renamed"], key=str.encode)
     assert report.foreign == ["foreign"]
-    assert report.failed == {"cut": "it has been cut off: restore it, or move it away"}
+    assert report.failed == dict.fromkeys(["cut", "nothing-left"], "it has been cut off: restore it, or move it away")
     report = backup.make(str(keys), tmp_path / "two", open_seal=open_seal)
     assert report.names == NAMES
     assert report.foreign == ["foreign"]
-    assert report.failed.keys() == {"cut", "renamed"}
+    assert report.failed.keys() == {"cut", "nothing-left", "renamed"}
     assert (tmp_path / "two").read_bytes() == WHOLE
+
+
+def test_a_backup_that_lacks_keys_takes_the_place_of_none(keys: Path, tmp_path: Path) -> None:
+    """The one before may be the last that has them."""
+    backup.make(str(keys), tmp_path / "backup", overwrite=True)
+    for name in ("a-cut-one", NAMES[0]):
+        (keys / name).write_bytes(FILES["my-key"][:80])
+    words = (
+        f"'{tmp_path}/backup' is kept as it is, for it may be the last backup with all keys: '.*' it has been cut off"
+    )
+    with pytest.raises(BackupError, match=rf"{words}.*, and 1 more\. Write the new one to another file"):
+        backup.make(str(keys), tmp_path / "backup", overwrite=True)
+    assert (tmp_path / "backup").read_bytes() == WHOLE
+    assert backup.make(str(keys), tmp_path / "new", overwrite=True).failed.keys() == {"a-cut-one", NAMES[0]}
 
 
 def test_a_key_that_is_deleted_meanwhile_is_no_failure(
@@ -385,6 +401,31 @@ def test_a_folder_whose_place_cannot_be_taken(
     assert {path.name for path in tmp_path.iterdir()} == {"backup"}
 
 
+def test_where_something_is_mounted_is_seen_before_anything_is_read(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (tmp_path / "keys").symlink_to(volume)
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == str(volume))
+    with pytest.raises(BackupError, match="is where a file system is mounted"):
+        backup.check_target(str(tmp_path / "keys"))
+
+
+def test_a_place_beside_the_folder_that_cannot_be_written_to(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, mode: int) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", lambda path, mode, exist_ok: refuse(path, mode))
+    words = (
+        f"'{tmp_path}/keys' is made beside its place first, and '{tmp_path}' cannot be written to (Permission denied)"
+    )
+    with pytest.raises(BackupError, match=re.escape(words)):
+        backup.restore(file, str(tmp_path / "keys"))
+
+
 def test_a_disk_that_is_full(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create, left = FSStore.create, iter(range(2))
 
@@ -429,6 +470,14 @@ def test_what_a_killed_restore_has_left_is_removed_and_what_a_running_one_makes_
         ending.set()
         thread.join()
     assert {path.name for path in tmp_path.iterdir()} == {"backup", "keys", foreign.name}
+
+
+def test_many_restores_beside_each_other_do_not_take_each_other_for_killed_ones(file: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        for attempt in range(20):
+            targets = [tmp_path / f"keys-{attempt}-{number}" for number in range(6)]
+            list(pool.map(lambda target: backup.restore(file, str(target)), targets))
+            assert all(content(target) == FILES for target in targets)
 
 
 def test_a_restore_is_seen_whole_or_not_at_all(tmp_path: Path) -> None:

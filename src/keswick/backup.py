@@ -12,14 +12,14 @@ import secrets
 import shutil
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from keswick.files import Draft, NewFile, new_file, sync_folder, write_files
 from keswick.keystore import KeyNotFound, KeyStoreError, KeyStoreUnreachable
-from keswick.keystore.fs import MAX_VALUE, FSStore
+from keswick.keystore.fs import MAX_VALUE, FSStore, make_folder
 from keswick.keystore.sealing import RootKey, SealedValueError, check_form, is_sealed
 from keswick.keystore.seals import header
 from keswick.names import is_stored_name
@@ -58,8 +58,9 @@ Open = Callable[[header.Header], RootKey]
 def make(folder: str, target: Path, *, overwrite: bool = False, open_seal: Open | None = None) -> Report:
     """Write the backup of an encrypted folder. It gets its name when all of it is on the disk.
 
-    A server may use the folder meanwhile: files there are never changed, and appear whole. Raises BackupError,
-    KeyStoreError, FileExistsError unless `overwrite`, and OSError.
+    A server may use the folder meanwhile: files there are never changed, and appear whole. What is there is not
+    overwritten by a backup that lacks keys. Raises BackupError, KeyStoreError, FileExistsError unless `overwrite`, and
+    OSError.
     """
     before = _header_of(folder)
     files = FSStore(folder)
@@ -90,6 +91,11 @@ def make(folder: str, target: Path, *, overwrite: bool = False, open_seal: Open 
             report.names.append(name)
         if _header_of(folder) != before:
             raise BackupError(f"the header of '{folder}' was changed meanwhile: start again")
+        if report.failed and os.path.lexists(target):
+            raise BackupError(
+                f"'{target}' is kept as it is, for it may be the last backup with all keys: "
+                f"{_failures(report.failed)}. Write the new one to another file"
+            )
         writer.end(len(report.names))
     return report
 
@@ -102,8 +108,8 @@ def _header_of(folder: str) -> bytes:
         header.decode(content)
     except (FileNotFoundError, NotADirectoryError):
         raise BackupError(
-            f"'{folder}' is no encrypted folder: it has no header '{header.FILE}'. A server with this configuration "
-            "makes one when it starts"
+            f"'{folder}' is no encrypted folder: it has no header '{header.FILE}'. One that was lost is in an earlier "
+            "backup; for a new folder, a server makes one when it starts"
         ) from None
     except header.HeaderError as error:
         raise BackupError(f"'{path}' {error}") from None
@@ -148,9 +154,7 @@ def check(backup: Path, open_seal: Open | None = None) -> list[str]:
                 except SealedValueError as error:
                     failed[name] = str(error)
     if failed:
-        name = min(failed)
-        more = f", and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise BackupError(f"'{backup}': '{name}' {failed[name]}{more}")
+        raise BackupError(f"'{backup}': {_failures(failed)}")
     return names
 
 
@@ -188,6 +192,8 @@ def check_target(folder: str) -> os.stat_result | None:
         with os.scandir(folder) as entries:
             if next(entries, None) is not None:
                 raise _not_empty(folder)
+        if os.path.ismount(os.path.realpath(folder)):
+            raise _mounted(folder)
         return os.stat(folder)
     except FileNotFoundError:
         if os.path.lexists(folder):
@@ -201,16 +207,32 @@ def check_target(folder: str) -> os.stat_result | None:
 def _beside(target: Path) -> Iterator[Path]:
     """A new folder beside the target, to be renamed; removed when the block fails. What a restore that was killed has
     left there is removed, too."""
-    made = target.parent / f"{_BESIDE}{secrets.token_hex(8)}"
-    FSStore(str(made))
-    lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+    made, lock = _locked_folder(target)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         _remove_stale(target.parent)
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
         os.close(lock)
+
+
+def _locked_folder(target: Path) -> tuple[Path, int]:
+    """A new folder beside the target, and the lock by which another restore sees that it is in use."""
+    while True:
+        made = target.parent / f"{_BESIDE}{secrets.token_hex(8)}"
+        try:
+            make_folder(made)
+        except OSError as error:
+            raise BackupError(
+                f"'{target}' is made beside its place first, and '{target.parent}' cannot be written to "
+                f"({error.strerror}): let the user of this process do so, or restore as root"
+            ) from error
+        with suppress(FileNotFoundError):  # another restore has taken it for one that was left, before it was locked
+            lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if made.exists():
+                return made, lock
+            os.close(lock)
 
 
 def _remove_stale(parent: Path) -> None:
@@ -241,11 +263,15 @@ def _refused(folder: str, error: OSError) -> BackupError:
     if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
         return _not_empty(folder)
     if error.errno in (errno.EBUSY, errno.EXDEV):
-        return BackupError(
-            f"'{folder}' is where a file system is mounted, so nothing can take its place at once: let 'path' name a "
-            "folder within it"
-        )
+        return _mounted(folder)
     return BackupError(f"'{folder}' cannot be made: {error.strerror}")
+
+
+def _mounted(folder: str) -> BackupError:
+    return BackupError(
+        f"'{folder}' is where a file system is mounted, so nothing can take its place at once: let 'path' name a "
+        "folder within it"
+    )
 
 
 def _not_empty(folder: str) -> BackupError:
@@ -323,6 +349,13 @@ class _Reader:
 
 
 # --- both ---
+
+
+def _failures(reasons: Mapping[str, str]) -> str:
+    """By name, in few words."""
+    name = min(reasons)
+    more = f", and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+    return f"'{name}' {reasons[name]}{more}"
 
 
 def _check(name: str, content: bytes, key: RootKey | None) -> None:

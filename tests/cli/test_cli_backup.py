@@ -160,6 +160,10 @@ def test_each_key_is_verified_if_that_is_wanted(source: Side, target: Side, file
     assert not target.keys.exists()
 
     result = kes("backup", "--config", source.config, "--verify", "--force", str(file))
+    assert (result.code, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: '{file}' is kept as it is, for it may be the last backup with all keys")
+    file.unlink()
+    result = kes("backup", "--config", source.config, "--verify", str(file))
     assert result.code == 1
     assert json.loads(result.stdout)["failed"].keys() == {"one"}
     assert result.stderr.startswith("Warning: 'one' is not in the backup: it has been changed")
@@ -197,7 +201,10 @@ def test_what_is_not_sealed_is_named(source: Side, file: Path) -> None:
         (["reseal", "--to", "{config}"], "no present seal specified: name its configuration with '--from'"),
         (["reseal", "--from", "{config}"], "no new seal specified: name its configuration with '--to'"),
         (["reseal", "--from", "{config}", "--to", "{target}"], "the two configurations name different folders"),
-        (["reseal", "--from", "{target}", "--to", "{target}"], "the encrypted folder '{keys}': it has no header"),
+        (
+            ["reseal", "--from", "{target}", "--to", "{target}"],
+            "the encrypted folder '{keys}': it cannot be opened (No",
+        ),
     ],
 )
 def test_what_is_called_wrongly(source: Side, target: Side, file: Path, words: list[str], told: str) -> None:

@@ -4,6 +4,7 @@ import base64
 import fcntl
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -258,6 +259,30 @@ def test_a_dry_run_changes_nothing(source: Side, target: Side) -> None:
     assert "Would copy a\nWould replace b\n" in result.stdout
     assert target.values == before
     assert {path.name for path in target.config.parent.iterdir()} == {"config.yaml", "keys"}
+
+
+def test_an_encrypted_folder_without_a_header_is_not_given_one(source: Side, target: Side, tmp_path: Path) -> None:
+    """As a source it may be one that is not mounted. As a target it is made by what is no dry run."""
+    (tmp_path / "key").touch(mode=0o600)
+    (tmp_path / "key").write_bytes(os.urandom(32))
+    config = json.loads(target.config.read_text())
+    encrypted = {"path": str(target.keys), "keyfile": {"path": str(tmp_path / "key")}}
+    target.config.write_text(json.dumps(config | {"keystore": {"encryptedfs": encrypted}}))
+    source.fill(["a"])
+    target.keys.mkdir()
+    result = kes(*words(target, source))
+    error = f"Error: source: the key folder '{target.keys}' is empty, and has no header: is it mounted?\n"
+    assert result == (1, "", error)
+    assert "Would copy a\n" in kes(*words(source, target, "--dry-run")).stdout
+    assert list(target.keys.iterdir()) == []
+    assert kes(*words(source, target)).code == 0
+    assert {path.name for path in target.keys.iterdir()} == {".keswick-folder", "a"}
+
+    shutil.rmtree(target.keys)
+    (tmp_path / "key").unlink()
+    result = kes(*words(source, target, "--dry-run"))
+    assert (result.code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: target: the encrypted folder '"), "it could not be made"
 
 
 # --- what cannot be done ---

@@ -11,6 +11,7 @@ import pytest
 
 from conformance.stores import Service, services
 from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
+from support.golden import cases
 
 STARTS = services()
 
@@ -76,6 +77,15 @@ def test_what_was_created_is_got_back(store: KeyStore) -> None:
 def test_a_value_comes_back_byte_for_byte(store: KeyStore, value: bytes) -> None:
     store.create("key", value)
     assert store.get("key") == value
+
+
+def test_keys_of_every_release_come_back_byte_for_byte(store: KeyStore) -> None:
+    stored = {case.file: case.stored_key for case in cases()}  # one of each
+    assert len(stored) > 12
+    for number, value in enumerate(stored.values()):
+        store.create(f"key-{number}", value)
+    for number, value in enumerate(stored.values()):
+        assert store.get(f"key-{number}") == value
 
 
 @pytest.mark.parametrize("name", ["a", "0", "_a", "A-b_C", "x" * 80])

@@ -262,6 +262,21 @@ def test_a_key_folder_that_is_not_there_is_not_made(folder: Path) -> None:
     assert not (folder / "keys").exists()
 
 
+def test_an_encrypted_folder_without_a_header_is_not_given_one(folder: Path) -> None:
+    """It would belong to whoever asks, which need not be the user of the server, and stand in the way of a restore."""
+    (folder / "key").write_bytes(bytes(32))
+    config = {
+        "keystore": {
+            "fs": None,
+            "encryptedfs": {"path": str(folder / "keys"), "keyfile": {"path": str(folder / "key")}},
+        }
+    }
+    assert warns(found(folder, config), "key store", "is empty, and has no header: a server makes one when it starts")
+    (folder / "key").unlink()
+    assert fails(found(folder, config), "key store", "'keyfile.path'")
+    assert list((folder / "keys").iterdir()) == []
+
+
 def test_a_key_folder_that_cannot_be_made(folder: Path) -> None:
     findings = found(folder, {"keystore": {"fs": {"path": str(folder / "server.key" / "keys")}}})
     assert fails(findings, "key store", "cannot be made in")

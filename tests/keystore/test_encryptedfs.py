@@ -24,8 +24,19 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keswick import keystore
 from keswick.config import ConfigError, load
-from keswick.keystore import KeyStore, KeyStoreError, KeyStoreUnreachable, encryptedfs, fs, http, seals
+from keswick.keystore import (
+    KeyNotFound,
+    KeyStore,
+    KeyStoreError,
+    KeyStoreUnreachable,
+    StoreSection,
+    encryptedfs,
+    fs,
+    http,
+    seals,
+)
 from keswick.keystore.sealing import OVERHEAD, RootKey, SealedValueError
 from keswick.keystore.seals import header, local
 from support import softhsm
@@ -207,7 +218,9 @@ def test_nothing_but_a_sealed_value_opens(data: bytes) -> None:
     ("data", "words"),
     [
         (VALUE, "is not sealed: move it away, or bring it in with 'kes migrate' if it is a key"),
-        (b"", "is not sealed"),
+        (b"not", "is not sealed"),
+        (b"", "has been cut off"),
+        (b"\x89KF", "has been cut off"),
         (b"\x89KFS\r\n\x1a\n", "has been cut off"),
         (b"\x89KFS\r\n\x1a\n\x01" + bytes(79), "has been cut off"),
         (b"\x89KFS\r\n\x1a\n\x02" + bytes(200), "is sealed in version 2: a newer release of Keswick reads it"),
@@ -286,6 +299,9 @@ def test_a_header_is_read_strictly(store: KeyStore, keys: Path, passphrase: Path
         json.dumps({**whole, "root_check": long}): "is damaged",
         json.dumps({"format": "keswick encrypted folder", "version": 1}): "is damaged",
         json.dumps(whole) + " " * (64 << 10): "is no header of an encrypted folder",
+        '{"format":' + "[" * 60_000: "is no header of an encrypted folder",
+        '{"more":' * 8_000: "is no header of an encrypted folder",
+        json.dumps({**whole, "seal": {"kind": "transit", "key": "\x1b[31m", "ciphertext": "x"}}): "is damaged",
     }.items():
         path.write_text(changed)
         words_told = refused(keys, {"passphrase": {"file": passphrase}})
@@ -294,7 +310,16 @@ def test_a_header_is_read_strictly(store: KeyStore, keys: Path, passphrase: Path
 
 @pytest.mark.parametrize(
     ("n", "r", "p"),
-    [(1 << 21, 8, 1), (1 << 20, 32, 1), (1 << 20, 8, 16), (1 << 17, 8, 17), (1000, 8, 1), (0, 8, 1), (1 << 60, 8, 1)],
+    [
+        (1 << 21, 8, 1),
+        (1 << 20, 32, 1),
+        (1 << 20, 8, 16),
+        (1 << 17, 8, 17),
+        (1000, 8, 1),
+        (0, 8, 1),
+        (1 << 60, 8, 1),
+        (1 << 16, 1, 1),
+    ],
 )
 def test_a_planted_header_cannot_exhaust_the_memory(
     store: KeyStore, keys: Path, passphrase: Path, monkeypatch: pytest.MonkeyPatch, n: int, r: int, p: int
@@ -354,31 +379,76 @@ def test_a_folder_that_has_lost_its_header_is_refused(store: KeyStore, keys: Pat
     assert "it holds sealed keys, and its header '.keswick-folder' is not there: restore it" in refused(
         keys, {"passphrase": {"file": passphrase}}
     )
-    assert store.get("key") == VALUE  # the one that runs goes on
+    for damaged in (None, b"damaged"):  # the one that runs goes on
+        if damaged:
+            (keys / header.FILE).write_bytes(damaged)
+        assert store.get("key") == VALUE
+        assert store.status() >= 0
+        assert sorted(store.list("")) == ["a-plain-one", "key"]
+        with pytest.raises(KeyNotFound):
+            store.get("nix")
+        with pytest.raises(KeyStoreError, match="has lost its header since this server has opened it, or it is dam"):
+            store.create("new", VALUE)
     (keys / header.FILE).write_bytes(kept)
     assert opened(keys, {"passphrase": {"file": passphrase}}).get("key") == VALUE
 
 
-def test_no_key_is_made_in_a_folder_that_has_taken_the_place_of_another(
+def test_a_folder_in_whose_place_another_has_come_is_away(
     store: KeyStore, keys: Path, passphrase: Path, tmp_path: Path
 ) -> None:
-    """As when it is unmounted, or somebody starts anew: the key would be lost with this process."""
+    """As when it is unmounted, or somebody starts anew. Its keys are not missing; a new one would be lost, and one that
+    is deleted would be somebody else's."""
+
+    def assert_away(words: str) -> None:
+        before = content(keys)
+        for call in (
+            store.status,
+            lambda: store.get("key"),
+            lambda: store.get("nix"),
+            lambda: store.create("new", VALUE),
+            lambda: store.delete("key"),
+            lambda: store.list(""),
+        ):
+            with pytest.raises(KeyStoreUnreachable, match=words):
+                call()
+        assert content(keys) == before
+
     store.create("key", VALUE)
     keys.rename(tmp_path / "elsewhere")
     keys.mkdir()
-    with pytest.raises(KeyStoreError, match="has lost its header since this server has opened it, and nobody could"):
-        store.create("new", VALUE)
-    assert content(keys) == {}
-    opened(keys, {"passphrase": {"file": passphrase}})
-    with pytest.raises(KeyStoreError, match="is another one since this server has opened it"):
-        store.create("new", VALUE)
-    assert content(keys).keys() == {header.FILE}
+    assert_away(f"'{keys}' is away, and an empty folder is in its place: mount it, or put it back")
+    opened(keys, {"passphrase": {"file": passphrase}}).create("key", VALUE)
+    assert_away(f"'{keys}' is away, and another encrypted folder is in its place")
     shutil.rmtree(keys)
     with pytest.raises(KeyStoreUnreachable, match="is away"):
         store.create("new", VALUE)
     (tmp_path / "elsewhere").rename(keys)
     store.create("new", VALUE)
-    assert store.get("new") == VALUE
+    assert store.get("new") == store.get("key") == VALUE
+
+
+def test_whether_opening_would_make_a_folder(store: KeyStore, keys: Path, passphrase: Path, tmp_path: Path) -> None:
+    """It is told without making anything, and only if it would work."""
+
+    def is_new(path: Path, seal: Mapping[str, Any]) -> bool:
+        before = content(tmp_path / "new")
+        try:
+            return keystore.is_new(StoreSection("encryptedfs", {"path": str(path), **settings(seal)}))
+        finally:
+            assert content(tmp_path / "new") == before
+
+    seal, wrong = {"passphrase": {"file": passphrase}}, {"passphrase": {"file": "/nix"}}
+    new = tmp_path / "new"
+    for _ in ("absent", "empty"):
+        assert is_new(new, seal)
+        with pytest.raises(
+            KeyStoreError, match=f"the encrypted folder '{new}': 'passphrase.file': '/nix' cannot be re"
+        ):
+            is_new(new, wrong)
+        new.mkdir(exist_ok=True)
+    (new / "a-plain-one").write_bytes(VALUE)
+    assert not is_new(new, seal)
+    assert not is_new(keys, wrong)
 
 
 def test_what_no_key_can_be_is_no_reason_to_refuse(keys: Path, passphrase: Path) -> None:
@@ -666,6 +736,52 @@ def test_a_seal_that_does_not_open_what_it_makes_is_not_taken(
     assert content(keys) == before
 
 
+def test_the_seal_is_changed_by_one_at_a_time(
+    store: KeyStore, keys: Path, passphrase: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = seals.of({"passphrase.file": str(passphrase)})
+    first, second = (
+        seals.of({"keyfile.path": str(secret(tmp_path / name, os.urandom(32)))}) for name in ("first", "second")
+    )
+    wrap = first.wrap
+
+    def meanwhile(key: bytes) -> header.Wrapped:
+        with pytest.raises(KeyStoreError, match="somebody else is changing its seal now"):
+            encryptedfs.reseal(str(keys), old, second)
+        return wrap(key)
+
+    monkeypatch.setattr(first, "wrap", meanwhile)
+    encryptedfs.reseal(str(keys), old, first)
+    encryptedfs.reseal(str(keys), first, second)
+    refused(keys, {"keyfile": {"path": tmp_path / "first"}})
+
+
+KILLED = """
+import os, signal, sys
+from keswick.keystore import encryptedfs, seals
+folder, passphrase, name = sys.argv[1:]
+
+def replace(source, target):
+    os.rename(source, name)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+os.replace = replace
+seal = seals.of({"passphrase.file": passphrase})
+encryptedfs.reseal(folder, seal, seal)
+"""
+
+
+def test_what_a_killed_change_of_the_seal_has_left_is_removed(store: KeyStore, keys: Path, passphrase: Path) -> None:
+    name = ".kes-0123456789abcdef.tmp"
+    command = [sys.executable, "-c", KILLED, str(keys), str(passphrase), str(keys / name)]
+    done = subprocess.run(command, env=ENVIRONMENT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert content(keys).keys() == {header.FILE, name}
+    os.utime(keys / name, (0, 0))
+    opened(keys, {"passphrase": {"file": passphrase}})
+    assert content(keys).keys() == {header.FILE}
+
+
 def test_the_seal_is_changed_by_the_owner_of_the_header(store: KeyStore, keys: Path, passphrase: Path) -> None:
     os.chown(keys / header.FILE, 12345, -1)
     seal = seals.of({"passphrase.file": str(passphrase)})
@@ -898,6 +1014,20 @@ def test_an_engine_in_trouble_is_told_in_time(
         assert opened(keys, seal).get("key") == VALUE
 
 
+def test_an_engine_that_hangs_after_the_login_is_told_in_time(
+    bao: OpenBao, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token is not given back then: that would hang as long again."""
+    monkeypatch.setattr(http, "CALL_SECONDS", 2.0)
+    with FaultProxy(bao.plain_port) as proxy:
+        seal = {"transit": transit_of(bao, endpoint=proxy.endpoint)}
+        opened(keys, seal)
+        proxy.choose = lambda request: None if "login" in request.path else "hanging"
+        begin = time.monotonic()
+        assert "did not answer in time" in refused(keys, seal, KeyStoreUnreachable)
+        assert time.monotonic() - begin < 3.5
+
+
 # --- a token ---
 
 
@@ -1099,6 +1229,30 @@ def test_a_server_tells_of_a_damaged_key_and_serves_the_others(tmp_path: Path) -
         server.wait_for(f"'{path}' has been changed", stream="stderr")
 
 
+def test_a_server_whose_folder_is_unmounted_serves_what_it_has_cached(tmp_path: Path) -> None:
+    """An empty folder is left in its place."""
+    passphrase, keys = secret(tmp_path / "passphrase", SECRET), tmp_path / "keys"
+    keystore = {"fs": None, "encryptedfs": {"path": str(keys), "passphrase": {"file": str(passphrase)}}}
+    cache = {"expiry": {"any": "1s", "unused": "1s", "offline": "60s"}}
+    with start_server(tmp_path / "server", keystore=keystore, cache=cache) as server, server.client() as client:
+        client.create_key("key")
+        sealed = client.encrypt("key", b"hello")
+        keys.rename(tmp_path / "elsewhere")
+        keys.mkdir()
+        with pytest.raises(Exception, match="failed to list keys"):
+            list(client.list_keys())
+        with pytest.raises(Exception, match="failed to read key"):
+            client.describe_key("never-used")
+        server.wait_for("is away, and an empty folder is in its place", stream="stderr")
+        deadline = time.monotonic() + 1.5
+        while time.monotonic() < deadline:  # longer than the key lives without an outage
+            assert client.decrypt("key", sealed) == b"hello"
+        keys.rmdir()
+        (tmp_path / "elsewhere").rename(keys)
+        server.wait_for("the key store is back", stream="stderr")
+        client.create_key("another")
+
+
 def test_a_server_does_not_start_with_a_wrong_passphrase(tmp_path: Path) -> None:
     keystore = {"path": str(tmp_path / "keys"), "passphrase": {"file": str(secret(tmp_path / "one", SECRET))}}
     opened(tmp_path / "keys", {"passphrase": keystore["passphrase"]})
@@ -1108,3 +1262,24 @@ def test_a_server_does_not_start_with_a_wrong_passphrase(tmp_path: Path) -> None
         start_server(tmp_path / "server", keystore={"fs": None, "encryptedfs": keystore}),
     ):
         pass
+
+
+def test_tls_goes_on_after_a_token_was_used(tmp_path: Path) -> None:
+    """SoftHSM leaves an error in OpenSSL's queue when it is loaded, which is once for each process."""
+    softhsm.new_key("before-tls")
+    section_ = softhsm.token().section("before-tls")
+    authority = make("p256", ca=True)
+    script = (
+        "import ssl, sys, json\n"
+        "from keswick.keystore import encryptedfs\n"
+        "encryptedfs.open(json.loads(sys.argv[1]))\n"
+        "ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=bytes.fromhex(sys.argv[2]))"
+    )
+    flat = {"path": str(tmp_path / "keys"), **{f"pkcs11.{name}": text for name, text in section_.items()}}
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(flat), authority.cert_der.hex()],
+        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

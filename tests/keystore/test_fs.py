@@ -285,10 +285,11 @@ def test_a_full_disk_leaves_nothing(
 def test_only_our_own_stale_files_are_removed(store: FSStore, folder: Path) -> None:
     old = time.time() - 7200
     ours, running, others = (f".keswick-{'a' * 32}.tmp", f".keswick-{'b' * 32}.tmp", ".keswick-notes.tmp")
-    for name in (ours, running, others):
+    header = f".kes-{'a' * 16}.tmp"  # of an encrypted folder
+    for name in (ours, header, running, others):
         (folder / name).write_bytes(b"half a ke")
-    os.utime(folder / ours, (old, old))
-    os.utime(folder / others, (old, old))
+    for name in (ours, header, others):
+        os.utime(folder / name, (old, old))
     assert store.list("") == []
     FSStore(str(folder))
     assert sorted(os.listdir(folder)) == sorted([running, others])

@@ -12,6 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from keswick.keystore.seals.pkcs11 import in_own_thread
+
 MODULES = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/pkcs11/libsofthsm2.so", "/usr/lib64/softhsm/libsofthsm.so")
 
 
@@ -43,28 +45,36 @@ def token() -> Token:
 
 def new_key(label: str, bits: int = 256, **options: Any) -> None:
     """A new AES key on the token; `options`: as of python-pkcs11."""
-    import pkcs11
 
-    with _session() as session:
-        session.generate_key(pkcs11.KeyType.AES, bits, label=label, store=True, **options)
+    def make() -> None:
+        import pkcs11
+
+        with _session() as session:
+            session.generate_key(pkcs11.KeyType.AES, bits, label=label, store=True, **options)
+
+    in_own_thread(make)
 
 
 def import_key(label: str, key: bytes) -> None:
     """An AES key that is known. `softhsm2-util` cuts keys at a zero byte."""
-    from pkcs11 import Attribute, KeyType, ObjectClass
 
-    with _session() as session:
-        session.create_object(
-            {
-                Attribute.CLASS: ObjectClass.SECRET_KEY,
-                Attribute.KEY_TYPE: KeyType.AES,
-                Attribute.TOKEN: True,
-                Attribute.LABEL: label,
-                Attribute.VALUE: key,
-                Attribute.ENCRYPT: True,
-                Attribute.DECRYPT: True,
-            }
-        )
+    def make() -> None:
+        from pkcs11 import Attribute, KeyType, ObjectClass
+
+        with _session() as session:
+            session.create_object(
+                {
+                    Attribute.CLASS: ObjectClass.SECRET_KEY,
+                    Attribute.KEY_TYPE: KeyType.AES,
+                    Attribute.TOKEN: True,
+                    Attribute.LABEL: label,
+                    Attribute.VALUE: key,
+                    Attribute.ENCRYPT: True,
+                    Attribute.DECRYPT: True,
+                }
+            )
+
+    in_own_thread(make)
 
 
 def _session() -> Any:

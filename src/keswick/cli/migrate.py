@@ -144,24 +144,41 @@ def _open_source(section: "StoreSection") -> "KeyStore":
     folder = keystore.folder(section)
     if folder is not None and not os.path.lexists(folder):  # to open it would make it
         raise CommandError(f"source: the key folder '{folder}' is not there")
+    if _is_new("source", section):
+        raise CommandError(f"source: the key folder '{folder}' is empty, and has no header: is it mounted?")
     return _open("source", section)
 
 
 def _open_target(section: "StoreSection", dry_run: bool) -> "KeyStore":
     from keswick import keystore
 
-    folder = keystore.folder(section)
-    if dry_run and folder is not None and not os.path.lexists(folder):
+    if dry_run and _is_new("target", section):
         return _open("target", keystore.MEMORY)  # as empty as the folder that is not made
     return _open("target", section)
+
+
+def _is_new(side: str, section: "StoreSection") -> bool:
+    from keswick import keystore
+
+    with _naming(side):
+        return keystore.is_new(section)
 
 
 def _open(side: str, section: "StoreSection") -> "KeyStore":
     from keswick import keystore
 
-    try:
+    with _naming(side):
         return keystore.open(section)
-    except keystore.KeyStoreError as error:
+
+
+@contextmanager
+def _naming(side: str) -> Iterator[None]:
+    """Errors say which of the two stores it is."""
+    from keswick.keystore import KeyStoreError
+
+    try:
+        yield
+    except KeyStoreError as error:
         raise CommandError(f"{side}: {error}") from None
 
 

@@ -265,8 +265,8 @@ class _Configured:
     def store(self) -> Iterator[Finding]:
         section = self.config.keystore
         folder = keystore.folder(section)
-        if folder is not None and not os.path.lexists(folder):
-            yield _absent_folder(folder)
+        if folder is not None and keystore.is_new(section):  # to open it would make it
+            yield _new_folder(folder)
             return
         store = keystore.open(section)
         yield ok(store.description)
@@ -369,7 +369,12 @@ def _counted(rules: Sequence[str]) -> str:
     return f"{len(rules)} rule{'s' * (len(rules) != 1)}"
 
 
-def _absent_folder(path: Path) -> Finding:
+def _new_folder(path: Path) -> Finding:
+    if os.path.lexists(path):
+        return warning(
+            f"the key folder '{path}' is empty, and has no header: a server makes one when it starts. If there should "
+            "be keys, mount or restore the folder first"
+        )
     parent = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
         return warning(f"the key folder '{path}' is not there: a server makes it when it starts")

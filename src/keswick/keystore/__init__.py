@@ -17,6 +17,7 @@ __all__ = [
     "StoreSection",
     "check",
     "folder",
+    "is_new",
     "open",
 ]
 
@@ -44,6 +45,13 @@ def open(section: StoreSection) -> KeyStore:
 
 
 def folder(section: StoreSection) -> Path | None:
-    """The folder of this machine in which a store keeps its keys, and which opening it makes; None for all others."""
+    """The folder of this machine in which a store keeps its keys; None for all others."""
     key = table.module(section.kind).SHAPE.folder
     return Path(section.settings[key]) if key else None
+
+
+def is_new(section: StoreSection) -> bool:
+    """Whether the store is not there yet, but in a folder of this machine, where opening makes it. Nothing is made.
+    Raises KeyStoreError, in words for an operator, when it is seen that it could not be."""
+    module = table.module(section.kind)
+    return bool(module.SHAPE.folder) and module.is_new(section.settings)

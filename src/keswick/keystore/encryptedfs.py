@@ -5,6 +5,7 @@ that keeps the wrapping key. That is done once; then the root key stays in memor
 docs/formats.md describes the format.
 """
 
+import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from keswick.files import NewFile, write_files
 from keswick.keystore.contract import KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
 from keswick.keystore.fs import FSStore
-from keswick.keystore.sealing import RootKey, SealedValueError, is_sealed
+from keswick.keystore.sealing import MAGIC, RootKey, SealedValueError
 from keswick.keystore.section import PEM_FILE, PEM_FILES, TEXT, URL, Setting, Shape
 
 if TYPE_CHECKING:
@@ -132,6 +133,19 @@ def open(settings: Mapping[str, str]) -> KeyStore:
     return EncryptedFSStore(settings["path"], seals.of(settings))
 
 
+def is_new(settings: Mapping[str, str]) -> bool:
+    """Whether opening would make the folder, or its header. Then it is tried whether the seal can do that, and nothing
+    is made. Raises KeyStoreError."""
+    from keswick.keystore import seals
+
+    path = settings["path"]
+    if os.path.lexists(path) and (read_header(path) is not None or FSStore(path).list("")):
+        return False
+    with _naming(path):
+        _wrapped(RootKey.new(), seals.of(settings))
+    return True
+
+
 class EncryptedFSStore(KeyStore):
     """Keys in the folder `path`, which is made, with its header, when it is not there.
 
@@ -150,24 +164,35 @@ class EncryptedFSStore(KeyStore):
             self._key = _root_key(self._files, seal)
 
     def status(self) -> float:
-        return self._files.status()
+        seconds = self._files.status()
+        self._has_header()
+        return seconds
 
     def create(self, name: str, value: bytes) -> None:
         sealed = self._key.seal(name, value)
-        self._check_header()
+        if not self._has_header():
+            raise KeyStoreError(
+                f"the encrypted folder '{self._files.path}' has lost its header since this server has opened it, or it "
+                "is damaged, and nobody could open new keys there: restore the header from a backup"
+            )
         self._files.create(name, sealed)
 
     def get(self, name: str) -> bytes:
-        sealed = self._files.get(name)
         try:
-            return self._key.open(name, sealed)
+            return self._key.open(name, self._files.get(name))
+        except KeyNotFound:
+            self._has_header()
+            raise
         except SealedValueError as error:
+            self._has_header()
             raise KeyStoreError(f"'{os.path.join(self._files.path, name)}' {error}") from None
 
     def delete(self, name: str) -> None:
+        self._has_header()
         self._files.delete(name)
 
     def list(self, prefix: str) -> Sequence[str]:
+        self._has_header()
         return self._files.list(prefix)
 
     def warnings(self) -> Sequence[str]:
@@ -177,17 +202,25 @@ class EncryptedFSStore(KeyStore):
         self._key.close()
         self._files.close()
 
-    def _check_header(self) -> None:
-        """Whether the folder still has this root key: in another, such as one that was mounted in its place, a new key
-        would be lost."""
-        self._files.status()  # if it is away, that is another matter
-        found = read_header(self._files.path)
-        if found is None or found.root_check != self._key.check:
-            what = "has lost its header" if found is None else "is another one"
-            raise KeyStoreError(
-                f"the encrypted folder '{self._files.path}' {what} since this server has opened it, and nobody could "
-                "open new keys there: put back what was there, or restart the server"
-            )
+    def _has_header(self) -> bool:
+        """False if the header was lost, or is damaged: keys can still be read.
+
+        Raises KeyStoreUnreachable if another folder is in the place of this one, or the empty one that is left when it
+        is unmounted: no key is missing then, none is to be deleted there, and a new one would be lost.
+        """
+        path = self._files.path
+        try:
+            found = read_header(path)
+        except KeyStoreError:
+            return False
+        if found is not None and found.root_check == self._key.check:
+            return True
+        if found is None and self._files.list(""):
+            return False
+        what = "an empty folder" if found is None else "another encrypted folder"
+        raise KeyStoreUnreachable(
+            f"the encrypted folder '{path}' is away, and {what} is in its place: mount it, or put it back"
+        )
 
 
 def read_header(folder: str) -> "Header | None":
@@ -230,7 +263,7 @@ def reseal(folder: str, old: "Seal", new: "Seal") -> None:
     """Wrap the root key with another seal. The key files stay as they are. Raises KeyStoreError."""
     from keswick.keystore.seals.header import FILE
 
-    with _naming(folder):
+    with _naming(folder), _locked(folder):
         found = read_header(folder)
         if found is None:
             raise KeyStoreError("it has no header, so there is no seal that could be changed")
@@ -292,7 +325,7 @@ def _headless(files: FSStore, names: Sequence[str]) -> KeyStoreError:
     """Why a folder with files, and without a header, is not used."""
     for name in names:
         try:
-            if is_sealed(files.get(name)):
+            if files.get(name).startswith(MAGIC):
                 return KeyStoreError(
                     "it holds sealed keys, and its header '.keswick-folder' is not there: restore it from a backup, "
                     "as nothing else opens them"
@@ -303,6 +336,23 @@ def _headless(files: FSStore, names: Sequence[str]) -> KeyStoreError:
         f"it holds files that are not sealed, such as '{min(names)}': name a folder of its own for sealed keys, and "
         "move keys there with 'kes migrate'"
     )
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """For one at a time: of two that change the seal at once, one would be told that its seal counts, and be wrong."""
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise KeyStoreError(f"it cannot be opened ({error.strerror}), so there is no seal to change") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise KeyStoreError("somebody else is changing its seal now: see first what comes of it") from None
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

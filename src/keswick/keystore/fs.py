@@ -37,9 +37,10 @@ SETTINGS = (
 MAX_VALUE = 1 << 20
 """Bytes. A larger file is no key."""
 
-_TEMPORARY = re.compile(r"\.keswick-[0-9a-f]{32}\.tmp")
+_TEMPORARY = re.compile(r"\.keswick-[0-9a-f]{32}\.tmp|\.kes-[0-9a-f]{16}\.tmp")
+"""Of a create, and of the header of an encrypted folder (`keswick.files`)."""
 _STALE = 3600.0
-"""Seconds after which a temporary file belongs to no running create."""
+"""Seconds after which a temporary file is no longer being written."""
 
 _ABSENT = {errno.ENOENT, errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.ENAMETOOLONG}
 """There is no regular file of that name: nothing, a link that leads nowhere, a socket."""
@@ -60,6 +61,11 @@ def open(settings: Mapping[str, str]) -> KeyStore:
     return FSStore(path)
 
 
+def is_new(settings: Mapping[str, str]) -> bool:
+    """Whether opening would make the folder."""
+    return not os.path.lexists(settings["path"])
+
+
 class FSStore(KeyStore):
     """Keys in the folder `path`, which is made, with its parents, when it is not there.
 
@@ -72,7 +78,7 @@ class FSStore(KeyStore):
         self.path = path
         self.description = f"Filesystem: {path}"
         try:
-            _make_folder(Path(path))
+            make_folder(Path(path))
         except (FileExistsError, NotADirectoryError):
             raise KeyStoreError(f"the key store path '{path}' is not a folder: name a folder for the keys") from None
         except OSError as error:
@@ -204,10 +210,11 @@ def _is_file(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _make_folder(path: Path) -> None:
+def make_folder(path: Path) -> None:
+    """With its parents, lasting through a crash of the machine, and for the owner alone."""
     if path.is_dir():
         return
-    _make_folder(path.parent)
+    make_folder(path.parent)
     path.mkdir(mode=0o700, exist_ok=True)
     parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -217,7 +224,7 @@ def _make_folder(path: Path) -> None:
 
 
 def _remove_stale_files(folder: int) -> None:
-    """Remove what a create that was killed left here, where files without a name cannot be had."""
+    """Remove what somebody who was killed left here, where files without a name cannot be had."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if _TEMPORARY.fullmatch(entry.name) and time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE:

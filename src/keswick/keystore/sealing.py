@@ -99,8 +99,8 @@ class RootKey:
 
 
 def is_sealed(content: bytes) -> bool:
-    """Whether a file begins as a sealed one, of any version."""
-    return content.startswith(MAGIC)
+    """Whether a file begins as a sealed one, of any version, or has been cut off before that can be seen."""
+    return content.startswith(MAGIC) or MAGIC.startswith(content)
 
 
 def check_form(content: bytes) -> None:

@@ -46,6 +46,9 @@ class StoreModule(Protocol):
 
     def open(self, settings: Mapping[str, str], /) -> KeyStore: ...
 
+    def is_new(self, settings: Mapping[str, str], /) -> bool:
+        """Only where SHAPE names a folder: whether opening would make something on this machine. Nothing is made."""
+
 
 def module(kind: str) -> StoreModule:
     return cast(StoreModule, import_module(f"keswick.keystore.{KINDS[kind].module}"))

@@ -25,7 +25,12 @@ _Salt = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Check = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Wrapped = Annotated[bytes, Meta(min_length=48, max_length=48)]
 """A root key and a tag."""
-_Label = Annotated[str, Meta(min_length=1, max_length=255)]
+_Label = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+"""For people to read, on a terminal, too."""
+
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What is no JSON, or nested very deeply."""
 
 
 class HeaderError(ValueError):
@@ -48,7 +53,7 @@ class Scrypt(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def check(self) -> None:
         """Raises HeaderError if it takes more than any server should give."""
         memory = 128 * self.n * self.r
-        if self.n & (self.n - 1) or memory > _MOST_MEMORY or memory * self.p > _MOST_WORK:
+        if self.n & (self.n - 1) or self.n >> 16 * self.r or memory > _MOST_MEMORY or memory * self.p > _MOST_WORK:
             raise HeaderError(
                 f"asks for scrypt with n={self.n}, r={self.r}, p={self.p}, which is beyond all bounds: it has been "
                 "changed; restore it"
@@ -115,7 +120,7 @@ def decode(content: bytes) -> Header:
     """Raises HeaderError."""
     try:
         begin = msgspec.json.decode(content, type=_Begin) if len(content) <= MAX_SIZE else None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNREADABLE:
         begin = None
     if begin is None or begin.format != FORMAT:
         raise HeaderError("is no header of an encrypted folder, or is damaged: restore it")
@@ -123,7 +128,7 @@ def decode(content: bytes) -> Header:
         raise HeaderError(f"is of version {begin.version}: a newer release of Keswick reads it")
     try:
         found = msgspec.json.decode(content, type=_Header)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise HeaderError(f"is damaged ({error}): restore it") from None
     if isinstance(found.seal, ByPassphrase):
         found.seal.kdf.check()

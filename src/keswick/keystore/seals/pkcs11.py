@@ -5,9 +5,10 @@ The token is used when the folder is opened, and not after that.
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from keswick.keystore.contract import KeyStoreError
 from keswick.keystore.sealing import KEY_SIZE
@@ -34,6 +35,16 @@ _ADVICE = {
 """What a failure means, by the name of its exception."""
 
 
+T = TypeVar("T")
+
+
+def in_own_thread(call: Callable[..., T], *arguments: Any) -> T:
+    """Libraries of tokens may leave an error in the queue that OpenSSL has for each thread; the next TLS call of that
+    thread would take it for its own."""
+    with ThreadPoolExecutor(1, thread_name_prefix="pkcs11") as thread:
+        return thread.submit(call, *arguments).result()
+
+
 class TokenSeal:
     kind = "pkcs11"
 
@@ -46,12 +57,18 @@ class TokenSeal:
         self._pin_file = settings.get("pin_file")
 
     def wrap(self, key: bytes) -> Wrapped:
+        return in_own_thread(self._wrap, key)
+
+    def unwrap(self, wrapped: Wrapped) -> bytes:
+        assert isinstance(wrapped, ByToken)
+        return in_own_thread(self._unwrap, wrapped)
+
+    def _wrap(self, key: bytes) -> Wrapped:
         nonce = os.urandom(12)
         with self._key() as token_key:
             return ByToken(self._label, nonce, bytes(token_key.encrypt(key, **_aes_gcm(nonce))))
 
-    def unwrap(self, wrapped: Wrapped) -> bytes:
-        assert isinstance(wrapped, ByToken)
+    def _unwrap(self, wrapped: ByToken) -> bytes:
         from pkcs11.exceptions import PKCS11Error
 
         with self._key() as token_key:

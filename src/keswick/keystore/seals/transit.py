@@ -4,6 +4,7 @@ It is asked when the folder is opened, and not after that.
 """
 
 import base64
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -54,10 +55,10 @@ class TransitSeal:
         """What `encrypt` or `decrypt` answers."""
         path = f"{_parts(self._settings['engine'])}/{action}/{quote(self._key, safe='')}"
         namespace = self._settings.get("namespace", "")
-        with self._service() as service, self._login(service) as token:
-            answer = self._call(service, path, body, token, namespace)
-            if answer.status == 403 and service.wait(service.deadline()):  # a standby may not yet know a new token
-                answer = self._call(service, path, body, token, namespace)
+        with self._service() as service, self._login(service, deadline := service.deadline()) as token:
+            answer = self._call(service, path, body, token, namespace, deadline)
+            if answer.status == 403 and service.wait(deadline):  # a standby may not yet know a new token
+                answer = self._call(service, path, body, token, namespace, deadline)
             words = _words(answer)
             match answer.status:
                 case 200:
@@ -94,7 +95,7 @@ class TransitSeal:
             service.close()
 
     @contextmanager
-    def _login(self, service: "HttpService") -> Iterator[str]:
+    def _login(self, service: "HttpService", deadline: float) -> Iterator[str]:
         """A token: that of the file, or a new one, which is given back."""
         settings = self._settings
         if "token.file" in settings:
@@ -109,7 +110,7 @@ class TransitSeal:
             body = {"role": settings["kubernetes.role"], "jwt": token}
         engine = _parts(settings[f"{method}.engine"])
         namespace = settings.get(f"{method}.namespace") or settings.get("namespace", "")
-        answer = self._call(service, f"auth/{engine}/login", body, "", namespace)
+        answer = self._call(service, f"auth/{engine}/login", body, "", namespace, deadline)
         if answer.status != 200:
             words = _words(answer)
             if answer.status < 500:
@@ -123,12 +124,24 @@ class TransitSeal:
             yield given
         finally:
             with suppress(KeyStoreError):  # then it ends by itself, in time
-                self._call(service, "auth/token/revoke-self", {}, given, namespace)
+                self._call(service, "auth/token/revoke-self", {}, given, namespace, deadline)
 
-    def _call(self, service: "HttpService", path: str, body: Mapping[str, str], token: str, namespace: str) -> "Answer":
+    def _call(
+        self,
+        service: "HttpService",
+        path: str,
+        body: Mapping[str, str],
+        token: str,
+        namespace: str,
+        deadline: float,
+    ) -> "Answer":
         headers = {"X-Vault-Request": "true", "X-Vault-Token": token, "X-Vault-Namespace": namespace.strip("/")}
         return service.call(
-            "PUT", f"/v1/{path}", body=body, headers={name: value for name, value in headers.items() if value}
+            "PUT",
+            f"/v1/{path}",
+            body=body,
+            headers={name: value for name, value in headers.items() if value},
+            seconds=max(0.1, deadline - time.monotonic()),
         )
 
 
