@@ -11,8 +11,9 @@ import pytest
 
 from keswick.identity import APIKey
 from support.cli import Result, kes, kes_on_terminal
-from support.fake_server import Answer, fake_server, free_port
+from support.fake_server import Answer, fake_server
 from support.server import RunningServer, running, start_server
+from support.sockets import free_port
 
 APP, OTHER, LEADER = (APIKey.generate() for _ in range(3))
 POLICY = '{"allow":["/v1/key/generate/my-*"],"deny":["/v1/key/generate/my-secret"]}'

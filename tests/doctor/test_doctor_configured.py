@@ -14,6 +14,7 @@ from keswick.doctor import FAILED, OK, WARNING, Finding, configured, examine
 from keswick.doctor.configured import checks
 from keswick.doctor.rights import FOR_ALL
 from keswick.identity import APIKey
+from keswick.keystore.fs import FSStore
 from keswick.server.routes import ROUTES, Access
 from support.certificates import make
 from support.fake_server import Answer, fake_server
@@ -286,6 +287,18 @@ def test_a_key_folder_that_is_a_file(folder: Path) -> None:
     (folder / "keys").rmdir()
     (folder / "keys").write_text("")
     assert fails(found(folder), "key store", "is not a folder")
+
+
+def test_a_key_store_that_is_away_fails_once(folder: Path) -> None:
+    findings = found(folder, {"keystore": {"fs": None, "generic": {"endpoint": "http://127.0.0.1:1"}}})
+    assert fails(findings, "key store", "cannot be reached (Connection refused)")
+
+
+def test_the_key_store_is_closed_in_the_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[FSStore] = []
+    monkeypatch.setattr(FSStore, "close", lambda store: closed.append(store))
+    found(folder)
+    assert len(closed) == 1
 
 
 def test_stored_keys(folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from keswick.client import APIError
 from keswick.doctor import FAILED, OK, WARNING, Finding, examine
 from keswick.doctor.running import checks
 from keswick.identity import APIKey
@@ -251,6 +252,8 @@ def test_a_server_without_tls(server: RunningServer) -> None:
 def test_a_key_store_that_is_away(tmp_path: Path) -> None:
     with start_server(tmp_path) as server:
         (tmp_path / "keys").rename(tmp_path / "gone")
+        with server.client() as client, pytest.raises(APIError):
+            client.create_key("lost")  # so that the server knows it
         checks_failed = [check for check, _ in bad(found(server.environment))]
     assert checks_failed == ["server ready", "server status"]
 

@@ -6,6 +6,7 @@ Statuses, headers and bodies are held byte for byte where clients compare them.
 import base64
 import json
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from keswick.crypto import SecretKey
 from keswick.server.routes import ROUTES, Route
 from support.api import Caller, new_pair
 from support.server import RunningServer, start_server
@@ -271,6 +273,15 @@ def test_keys_with_names_of_old_are_found_but_not_made(cast: Cast, path: str) ->
     assert cast.admin.call("PUT", f"/v1/key/create/{path}x").status == 400
 
 
+def test_a_key_that_another_server_deleted_and_that_is_made_again_is_the_new_one(cast: Cast) -> None:
+    for _ in range(2):
+        assert cast.admin.call("PUT", "/v1/key/create/again").status == 200
+        sealed = cast.admin.call("PUT", "/v1/key/generate/again").json["ciphertext"]
+        stored = SecretKey.decode((cast.folder / "keys" / "again").read_bytes())
+        assert stored.decrypt(base64.b64decode(sealed), b"")
+        (cast.folder / "keys" / "again").unlink()  # as another server does
+
+
 def test_lists_are_complete_beyond_a_page(cast: Cast) -> None:
     keys = cast.folder / "keys"
     template = (keys / "k").read_bytes()
@@ -342,6 +353,17 @@ def test_ready_status_and_the_list_of_routes(cast: Cast) -> None:
     served = cast.admin.call("GET", "/v1/api").json
     assert {"method": "PUT", "path": "/v1/key/encrypt/", "max_body": 1000000, "timeout": 15} in served
     assert len(served) == len(SERVED)
+
+
+def test_however_many_ask_for_readiness_the_key_store_is_asked_once_a_second(cast: Cast) -> None:
+    def asked() -> int:
+        metrics = cast.admin.call("GET", "/v1/metrics").body.decode()
+        return int(metrics.partition('kes_keystore_request_duration_seconds_count{operation="status"} ')[2].split()[0])
+
+    before, begin = asked(), time.monotonic()
+    for _ in range(100):
+        assert cast.admin.call("GET", "/v1/ready").status == 200
+    assert asked() - before <= time.monotonic() - begin + 2  # one of them is the watch's
 
 
 def test_metrics_count_what_was_answered(cast: Cast) -> None:

@@ -1,14 +1,15 @@
 import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keswick.keystore import KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
-from keswick.server.cache import KeyCache
+from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
+from keswick.server.cache import KeyCache, Report
+from keswick.server.store import CALLS, StoreThreads
 
 
 class Clock:
@@ -20,7 +21,8 @@ class Clock:
 
 
 class Store(KeyStore):
-    """Keys in a dictionary. Every call raises `failure`, if there is one; a closed `gate` holds calls back."""
+    """Keys in a dictionary. Every call raises `failure`, if there is one; a closed `gate` holds calls back, a closed
+    `lock` those that change something."""
 
     description = "fake"
     atomic_create = True
@@ -30,6 +32,8 @@ class Store(KeyStore):
         self.failure: KeyStoreError | None = None
         self.gate = threading.Event()
         self.gate.set()
+        self.lock = threading.Event()
+        self.lock.set()
         self.gets: list[str] = []
         self.statuses = 0
 
@@ -41,6 +45,9 @@ class Store(KeyStore):
         return 0.001
 
     def create(self, name: str, value: bytes) -> None:
+        self._change()
+        if name in self.values:
+            raise KeyExists(name)
         self.values[name] = value
 
     def get(self, name: str) -> bytes:
@@ -55,7 +62,13 @@ class Store(KeyStore):
         return value
 
     def delete(self, name: str) -> None:
+        self._change()
         del self.values[name]
+
+    def _change(self) -> None:
+        self.lock.wait(60)
+        if self.failure is not None:
+            raise self.failure
 
     def list(self, prefix: str) -> Iterable[str]:
         return list(self.values)
@@ -65,24 +78,35 @@ class Store(KeyStore):
 
     def close(self) -> None:
         self.gate.set()
+        self.lock.set()
 
 
 class Scene:
     """A cache, the store behind it, and the clock that both go by."""
 
-    def __init__(self, *, any: float = 300, unused: float = 30, offline: float = 0, probe_seconds: float = 10) -> None:
+    def __init__(
+        self,
+        *,
+        any: float = 300,
+        unused: float = 30,
+        offline: float = 0,
+        probe_seconds: float = 10,
+        answer_seconds: float = 10,
+        report: Report = lambda error, seconds: None,
+    ) -> None:
         self.clock = Clock()
         self.store = Store()
-        self.executor = ThreadPoolExecutor(4)
         self.cache = KeyCache(
             self.store,
             decode,
             any=any,
             unused=unused,
             offline=offline,
-            executor=self.executor,
+            threads=StoreThreads(),
             clock=self.clock,
             probe_seconds=probe_seconds,
+            answer_seconds=answer_seconds,
+            report=report,
         )
 
     def fetch(self, name: str) -> str:
@@ -108,7 +132,7 @@ class Scene:
 
     def close(self) -> None:
         self.store.close()
-        self.executor.shutdown()
+        self.cache.close()
 
 
 def decode(value: bytes) -> str:
@@ -273,7 +297,7 @@ def test_new_limits_apply_at_once(scene: Scene) -> None:
     assert scene.cache.get("a") == "a"
 
 
-# --- deletes ---
+# --- keys that are made and deleted ---
 
 
 def test_a_forgotten_key_is_gone(scene: Scene) -> None:
@@ -316,6 +340,71 @@ def test_a_fetch_that_begins_after_a_delete_does_not_join_one_that_began_before(
 
     asyncio.run(delete_and_create_meanwhile())
     assert scene.cache.get("a") == "new"
+
+
+@pytest.mark.parametrize("failure", [None, KeyStoreUnreachable("away")])
+def test_a_key_is_forgotten_whatever_the_store_says_of_its_deletion(
+    scene: Scene, failure: KeyStoreError | None
+) -> None:
+    scene.fetch("a")
+    scene.store.failure = failure
+    with suppress(KeyStoreUnreachable):
+        asyncio.run(scene.cache.delete("a"))
+    assert scene.cache.get("a") is None
+
+
+def test_a_key_that_is_made_again_is_not_the_one_that_another_server_deleted(scene: Scene) -> None:
+    """Or data would be sealed with a key that is nowhere any more."""
+    scene.fetch("a")
+    scene.store.delete("a")
+    asyncio.run(scene.cache.create("a", b"NEW"))
+    assert scene.fetch("a") == "new"
+
+
+def test_who_has_made_a_key_joins_no_fetch_that_began_before(scene: Scene) -> None:
+    async def create_meanwhile() -> None:
+        scene.store.gate.clear()
+        before = asyncio.create_task(scene.cache.fetch("c"))
+        await until(lambda: scene.store.gets)
+        await scene.cache.create("c", b"C")
+        after = asyncio.create_task(scene.cache.fetch("c"))
+        await until(lambda: len(scene.store.gets) == 2)
+        scene.store.gate.set()
+        with pytest.raises(KeyNotFound):
+            await before
+        assert await after == "c"
+
+    asyncio.run(create_meanwhile())
+    assert scene.cache.get("c") == "c"
+
+
+def test_a_key_that_could_not_be_made_costs_no_cached_one(scene: Scene) -> None:
+    scene.fetch("a")
+    with pytest.raises(KeyExists):
+        asyncio.run(scene.cache.create("a", b"NEW"))
+    scene.go_away()
+    with pytest.raises(KeyStoreUnreachable):
+        asyncio.run(scene.cache.create("a", b"NEW"))
+    assert scene.cache.get("a") == "a"
+
+
+@pytest.mark.parametrize("change", ["create", "delete"])
+def test_a_change_that_all_gave_up_is_taken_note_of_when_it_is_done(scene: Scene, change: str) -> None:
+    async def give_up() -> None:
+        await scene.cache.fetch("a")
+        if change == "create":
+            scene.store.delete("a")
+        scene.store.lock.clear()
+        work = scene.cache.delete("a") if change == "delete" else scene.cache.create("a", b"NEW")
+        only = asyncio.create_task(work)
+        await asyncio.sleep(0)
+        only.cancel()
+        await asyncio.wait([only])
+        assert scene.cache.get("a") == "a"
+        scene.store.lock.set()
+        await until(lambda: scene.cache.get("a") is None)
+
+    asyncio.run(give_up())
 
 
 def test_a_key_that_another_server_deleted_is_gone_when_the_store_says_so() -> None:
@@ -460,6 +549,88 @@ def test_a_fetch_notices_an_outage_at_once(scene: Scene) -> None:
     assert scene.cache.store_error is scene.store.failure
 
 
+def test_a_call_that_hung_until_the_outage_was_over_is_no_new_one(scene: Scene) -> None:
+    async def hang() -> None:
+        scene.store.gate.clear()
+        scene.go_away()
+        hanging = asyncio.create_task(scene.cache.fetch("a"))
+        await until(lambda: scene.store.gets)
+        scene.come_back()
+        scene.clock.now += 5
+        status = asyncio.create_task(scene.cache.probe())
+        await until(lambda: scene.store.statuses)
+        scene.store.gate.set()
+        await status
+        with pytest.raises(KeyStoreUnreachable):
+            await hanging
+        assert not scene.cache.offline
+
+    asyncio.run(hang())
+
+
+def test_an_outage_is_told_at_once_to_those_who_wait_for_their_turn(scene: Scene) -> None:
+    async def wait() -> None:
+        scene.store.gate.clear()
+        waiting = [asyncio.create_task(scene.cache.fetch(str(number))) for number in range(100)]
+        await until(lambda: len(scene.store.gets) == CALLS)
+        scene.cache.notice_outage(KeyStoreUnreachable("away"))
+        await until(lambda: sum(fetch.done() for fetch in waiting) == 100 - CALLS)
+        assert {str(fetch.exception()) for fetch in waiting if fetch.done()} == {"away"}
+        scene.store.gate.set()
+        await asyncio.wait(waiting)
+
+    asyncio.run(wait())
+
+
+def test_who_does_not_wait_long_for_an_answer_has_noticed_no_outage(scene: Scene) -> None:
+    async def ask() -> None:
+        scene.store.gate.clear()
+        with pytest.raises(KeyStoreUnreachable, match=r"did not answer for 0\.01 s"):
+            await scene.cache.status(0.01)
+        assert not scene.cache.offline
+        scene.clock.now += 7
+        with pytest.raises(KeyStoreUnreachable):
+            await scene.cache.status(5)  # which is over
+        scene.store.gate.set()
+        assert await scene.cache.status(10) == 0.001
+        assert scene.store.statuses == 1
+
+    asyncio.run(ask())
+
+
+def test_an_answer_of_a_moment_ago_is_told_again(scene: Scene) -> None:
+    async def ask() -> None:
+        await scene.cache.status(5, 1)
+        scene.clock.now += 0.9
+        await scene.cache.status(5, 1)
+        assert scene.store.statuses == 1
+        scene.clock.now += 0.1
+        scene.go_away()
+        for _ in range(2):  # an outage is asked about anew
+            with pytest.raises(KeyStoreUnreachable):
+                await scene.cache.status(5, 1)
+        scene.come_back()
+        await scene.cache.status(5, 1)
+        assert scene.store.statuses == 4
+        await scene.cache.status(5)
+        assert scene.store.statuses == 5
+
+    asyncio.run(ask())
+
+
+def test_a_cache_that_was_replaced_says_nothing_and_keeps_nothing() -> None:
+    told: list[object] = []
+    scene = Scene(report=lambda error, seconds: told.append(error))
+    scene.fetch("a")
+    scene.cache.retire()
+    scene.go_away()
+    with pytest.raises(KeyStoreUnreachable):
+        scene.fetch("b")
+    assert told == []
+    scene.cache.close()
+    assert len(scene.cache) == 0
+
+
 def test_who_asks_at_the_same_time_gets_one_answer(scene: Scene) -> None:
     async def ask() -> None:
         scene.store.gate.clear()
@@ -482,21 +653,21 @@ def test_any_call_that_cannot_reach_the_store_notices_an_outage(scene: Scene) ->
 
 
 def test_an_outage_is_reported_at_its_beginning_each_minute_and_at_its_end() -> None:
-    told: list[tuple[str, float]] = []
-    scene = Scene(probe_seconds=0.001)
-    scene.cache._report = lambda error, seconds: told.append((str(error), seconds))
+    told: list[tuple[bool, float]] = []
+    """Whether it is away, and for how long."""
+    scene = Scene(probe_seconds=0.001, report=lambda error, seconds: told.append((error is not None, seconds)))
 
     async def watch() -> None:
         watcher = asyncio.create_task(scene.cache.watch())
         scene.go_away()
-        await until(lambda: told == [("away", 0)])
+        await until(lambda: told == [(True, 0)])
         scene.clock.now += 60
-        await until(lambda: told[-1] == ("away", 60))
+        await until(lambda: told[-1] == (True, 60))
         scene.clock.now += 60
-        await until(lambda: told[-1] == ("away", 120))
+        await until(lambda: told[-1] == (True, 120))
         scene.clock.now += 5
         scene.come_back()
-        await until(lambda: told[-1] == ("None", 125))
+        await until(lambda: told[-1] == (False, 125))
         watcher.cancel()
         await asyncio.wait([watcher])
 
@@ -550,7 +721,7 @@ def test_an_outage_that_a_fetch_noticed_is_probed_at_once() -> None:
 
 
 def test_a_store_that_hangs_is_away_and_is_not_asked_twice() -> None:
-    scene = Scene(probe_seconds=0.001)
+    scene = Scene(answer_seconds=0.001)
 
     async def probe() -> None:
         scene.store.gate.clear()

@@ -44,6 +44,17 @@ def folder(tmp_path: Path) -> Path:
 # --- what stops it from starting ---
 
 
+def test_a_key_store_that_is_away(folder: Path) -> None:
+    store = {"fs": None, "generic": {"endpoint": "http://127.0.0.1:1"}}
+    path = write_config(folder, APIKey.generate(), {"keystore": store, "keys": [{"name": "a"}]})
+    done = kes("server", "--config", str(path))
+    assert (done.code, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(
+        "Error: keys: cannot create 'a': the key store plugin at http://127.0.0.1:1 cannot be"
+    )
+    assert kes("server", "--config", str(path), "--check").code == 0
+
+
 def test_port_taken(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -230,6 +241,50 @@ def test_a_root_that_is_taken_away_ends_old_connections(folder: Path) -> None:
         server.reload(tls={"ca": str(bundle), "auth": "on"})
         _until(lambda: _is_cut(goes))
         _until(lambda: not _is_cut(stays))
+
+
+def test_a_reload_during_an_outage_changes_all_that_needs_no_key_store(folder: Path) -> None:
+    config, pair = _with_admin(folder, keys=[{"name": "predefined"}])
+    with start_server(folder, **config) as server:
+        admin = Caller(server.port, pair, folder)
+        shutil.move(folder / "keys", folder / "away")
+        server.reload(**config, policy={"p": {"allow": ["/version"]}})
+        assert admin.call("GET", "/v1/policy/describe/p").status == 200
+        more = {**config, "keys": [{"name": "predefined"}, {"name": "more"}]}
+        assert "cannot create 'more'" in server.reload("Failed to reload", stream="stderr", **more)
+        assert admin.call("GET", "/v1/policy/describe/p").status == 200
+        shutil.move(folder / "away", folder / "keys")
+        server.reload(**more)
+        assert admin.call("GET", "/v1/key/describe/more").status == 200
+
+
+SHORT_FAREWELL = """
+import sys, time
+from keswick.keystore.fs import FSStore
+from keswick.server import lifecycle
+from keswick.server.cache import KeyCache
+from keswick.server.options import ServerOptions
+close = KeyCache.close
+KeyCache.close = lambda cache: (close(cache), print("cache closed", flush=True))
+FSStore.close = lambda store: (print("closing", store.path, flush=True), time.sleep(60))
+lifecycle.OLD_STORE_SECONDS = 0.1
+sys.exit(lifecycle.run(ServerOptions(config=sys.argv[1])))
+"""
+
+
+def test_a_key_store_that_was_replaced_is_closed_and_holds_up_nothing(folder: Path) -> None:
+    config, pair = _with_admin(folder)
+    api_key = APIKey.generate()
+    path = write_config(folder, api_key, config)
+    with running([str(path)], folder, api_key, command=[sys.executable, "-c", SHORT_FAREWELL]) as server:
+        admin = Caller(server.port, pair, folder)
+        assert admin.call("PUT", "/v1/key/create/k").status == 200
+        server.reload(**config, keystore={"fs": {"path": str(folder / "other")}})
+        server.wait_for("cache closed")
+        server.wait_for(f"closing {folder / 'keys'}")
+        assert admin.call("PUT", "/v1/key/create/k").status == 200
+        assert server.stop() == 0
+        assert f"closing {folder / 'other'}" in server.stdout
 
 
 def test_a_reload_that_hangs_neither_stops_the_service_nor_its_end(folder: Path) -> None:

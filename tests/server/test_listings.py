@@ -87,6 +87,20 @@ def test_what_is_kept_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not scene.listings._kept
 
 
+def test_what_nobody_continues_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listings, "KEPT_SECONDS", 0.01)
+
+    async def begin() -> None:
+        kept = Listings(Scene(NAMES)._ask, lambda prefix: NAMES)
+        await kept.page("key-", "key-", 10)
+        assert kept._kept
+        async with asyncio.timeout(30):
+            while kept._kept:
+                await asyncio.sleep(0.001)
+
+    asyncio.run(begin())
+
+
 def test_a_store_that_fails_is_told_and_nothing_is_kept() -> None:
     scene = Scene(NAMES)
 

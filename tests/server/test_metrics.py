@@ -10,6 +10,7 @@ from keswick.keystore.memory import MemoryStore
 from keswick.server.cache import KeyCache
 from keswick.server.logs import AuditLog, ErrorLog
 from keswick.server.metrics import CONTENT_TYPE, Metrics
+from keswick.server.store import StoreThreads
 
 APIS = ("/version", "/v1/key/generate/", "/v1/metrics")
 UNKNOWN = len(APIS)
@@ -200,8 +201,7 @@ def test_the_system_is_described() -> None:
 def test_what_other_parts_count_is_shown() -> None:
     metrics = Metrics(APIS)
     metrics.recorder().observe(0, 503, 0.1)
-    executor = ThreadPoolExecutor(1)
-    cache = KeyCache(MemoryStore(), bytes, any=0, unused=0, offline=0, executor=executor)
+    cache = KeyCache(MemoryStore(), bytes, any=0, unused=0, offline=0, threads=StoreThreads())
     cache.hits, cache.misses = 7, 3
     errors, audit = ErrorLog(), AuditLog()
     errors.events, audit.events, audit.dropped = 5, 6, 2

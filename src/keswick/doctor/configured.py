@@ -20,7 +20,7 @@ from keswick.crypto import KeyFormatError, SecretKey
 from keswick.doctor import Check, Finding, certificates, failed, milliseconds, ok, rights, warning
 from keswick.encoding import day
 from keswick.identity import is_identity
-from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError
+from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
 from keswick.names import is_name
 from keswick.server import routes, tls
 from keswick.server.access import Access
@@ -83,12 +83,16 @@ class _Configured:
             yield Check(f"policy {name}", partial(self.policy, name))
         if self.identity is not None or self.path is not None:
             yield Check("rights", self.rights)
-        yield Check("key store", self.store)
-        yield Check("key store list", self.list_keys)
-        yield Check("stored keys", self.stored_keys)
-        yield Check("key store read", self.read_key)
-        if self.write:
-            yield Check("key store write", self.write_key)
+        try:
+            yield Check("key store", self.store)
+            yield Check("key store list", self.list_keys)
+            yield Check("stored keys", self.stored_keys)
+            yield Check("key store read", self.read_key)
+            if self.write:
+                yield Check("key store write", self.write_key)
+        finally:
+            if self.opened is not None:
+                self.opened.close()
         yield Check("address", partial(_listener, self.config.address))
         if self.config.metrics is not None:
             yield Check("metrics address", partial(_listener, self.config.metrics.address))
@@ -268,10 +272,14 @@ class _Configured:
         if folder is not None and keystore.is_new(section):  # to open it would make it
             yield _new_folder(folder)
             return
-        store = keystore.open(section)
+        self.opened = store = keystore.open(section)
         yield ok(store.description)
-        self.opened = store
-        seconds = store.status()
+        try:
+            seconds = store.status()
+        except KeyStoreUnreachable:  # the other checks would find out the same, each after a while
+            self.opened = None
+            store.close()
+            raise
         if seconds > _SLOW_STORE:
             yield warning(f"it took {seconds:.1f} s to answer: see what slows it or its network down")
         else:
@@ -279,7 +287,7 @@ class _Configured:
         yield from map(warning, store.warnings())
 
     opened: KeyStore | None = None
-    """None until it is open, and if it cannot be."""
+    """None until it is open, and if it cannot be, or is away."""
 
     @cached_property
     def names(self) -> list[str]:

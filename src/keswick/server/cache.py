@@ -15,25 +15,31 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from keswick.keystore import KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
+from keswick.server.store import StoreThreads
 
 K = TypeVar("K")
 T = TypeVar("T")
 
 PROBE_SECONDS = 10.0
-"""Between two probes of a store that answers, and the longest that an answer may take."""
+"""Between two probes of a store that answers."""
 OUTAGE_PROBE_SECONDS = 1.0
 """Between two probes of a store that does not answer."""
+ANSWER_SECONDS = 13.0
+"""The longest that an answer to a probe may take. Stores that are called over a network give up a little before."""
 REMINDER_SECONDS = 60.0
 """Between two reports of an outage that goes on."""
 
 Report = Callable[[KeyStoreError | None, float], None]
 """Told of an outage, and for how many seconds it lasts: 0 when it begins, then again and again. At its end the error is
 None."""
+
+
+def _report_nothing(error: KeyStoreError | None, seconds: float) -> None:
+    pass
 
 
 class _Entry(Generic[K]):
@@ -48,8 +54,7 @@ class _Entry(Generic[K]):
 class KeyCache(Generic[K]):
     """`decode` makes a key of what the store holds. `any`, `unused` and `offline` are seconds.
 
-    Calls of `store`, which raises nothing but what its contract says, run in `executor`, those for its status in
-    `prober`, so that they need not wait for others.
+    Calls of `store`, which raises nothing but what its contract says, run in `threads`.
     """
 
     def __init__(
@@ -60,11 +65,11 @@ class KeyCache(Generic[K]):
         any: float,
         unused: float,
         offline: float,
-        executor: Executor,
-        prober: Executor | None = None,
-        report: Report = lambda error, seconds: None,
+        threads: StoreThreads,
+        report: Report = _report_nothing,
         clock: Callable[[], float] = time.monotonic,
         probe_seconds: float = PROBE_SECONDS,
+        answer_seconds: float = ANSWER_SECONDS,
     ) -> None:
         self.hits = 0
         self.misses = 0
@@ -72,11 +77,11 @@ class KeyCache(Generic[K]):
         """What the store failed with when it was last asked; None when it answered."""
         self._store = store
         self._decode = decode
-        self._executor = executor
-        self._prober = prober or executor
+        self._threads = threads
         self._report = report
         self._clock = clock
         self._probe_seconds = probe_seconds
+        self._answer_seconds = answer_seconds
         self._entries: dict[str, _Entry[K]] = {}
         self._fetches: dict[str, asyncio.Task[K]] = {}
         self._answered = clock()
@@ -130,9 +135,9 @@ class KeyCache(Generic[K]):
 
     @property
     def serves_offline(self) -> bool:
-        """Whether the store is away and cached keys outlive their limits because of it."""
+        """Whether cached keys are served for the sake of a store that does not answer now."""
         noticed = self._outage_noticed
-        return noticed is not None and self._clock() - noticed < self._offline
+        return self._offline > 0 and (noticed is None or self._clock() - noticed < self._offline)
 
     # --- on the main thread ---
 
@@ -152,16 +157,35 @@ class KeyCache(Generic[K]):
             fetch.add_done_callback(lambda done: self._end_fetch(name, done))
         return await asyncio.shield(fetch)
 
-    async def ask(self, call: Callable[..., T], *arguments: Any) -> T:
-        """Run a call of the store in its threads. Raises what it raises; an outage is taken note of."""
+    async def create(self, name: str, value: bytes) -> None:
+        """Create a key in the store. A key of that name that is cached was deleted by another server: it is forgotten.
+        Raises KeyExists and KeyStoreError."""
+
+        def then(done: "asyncio.Future[None]") -> None:
+            if done.exception() is None:
+                self.forget(name)
+
+        await self.ask(self._store.create, name, value, then=then)
+
+    async def delete(self, name: str) -> None:
+        """Delete a key from the store. Whatever that says of it, it is forgotten. Raises KeyNotFound and
+        KeyStoreError."""
+        await self.ask(self._store.delete, name, then=lambda _: self.forget(name))
+
+    async def ask(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+        """Run a call of the store as StoreThreads does. An outage is taken note of, unless the store has answered
+        something that was asked later."""
+        asked = self._clock()
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, call, *arguments)
+            return await self._threads.run(call, *arguments, **options)
         except KeyStoreUnreachable as error:
-            self.notice_outage(error)
+            if asked >= self._answered:
+                self.notice_outage(error)
             raise
 
     def forget(self, name: str) -> None:
-        """Drop a key that was deleted. A fetch that is under way may not put it back, and no new caller joins it."""
+        """Drop a key that was deleted or made anew. A fetch that is under way may not put it back, and no new caller
+        joins it."""
         self._entries.pop(name, None)
         self._fetches.pop(name, None)
 
@@ -178,24 +202,27 @@ class KeyCache(Generic[K]):
                     await self._probe_now.wait()
 
     async def probe(self) -> None:
-        """Ask the store for its status, and take note of the answer."""
-        with suppress(KeyStoreError):
-            await self.status(self._probe_seconds)
+        """Ask the store for its status, and take note of the answer, or that none came."""
+        try:
+            await self.status(self._answer_seconds)
+        except KeyStoreError as error:
+            self.notice_outage(error)
 
-    async def status(self, seconds: float) -> float:
+    async def status(self, seconds: float, age: float = 0.0) -> float:
         """How long the store took to answer, in seconds. It is not asked twice at once: who asks meanwhile gets the
-        same answer. Raises KeyStoreError, also when it takes longer than `seconds`."""
+        same answer, as does who is content with one of `age` seconds ago. Raises KeyStoreError, also when `seconds`
+        after it was asked there is no answer, which is no outage yet."""
         call = self._status_call
-        if call is None or call.done():
+        if call is None or (call.done() and (self.offline or self._clock() - self._status_asked >= age)):
             self._status_asked = self._clock()
-            call = asyncio.get_running_loop().run_in_executor(self._prober, self._store.status)
+            call = self._threads.status(self._store.status)
             call.add_done_callback(_take_exception)
             self._status_call = call
         asked = self._status_asked
-        done, _ = await asyncio.wait([call], timeout=seconds)
+        done, _ = await asyncio.wait([call], timeout=max(0.0, asked + seconds - self._clock()))
+        if not done:
+            raise KeyStoreUnreachable(f"the key store did not answer for {seconds:g} s")
         try:
-            if not done:
-                raise KeyStoreUnreachable(f"the key store did not answer for {seconds:g} s")
             latency = call.result()
         except KeyStoreError as error:
             self.notice_outage(error)
@@ -215,6 +242,7 @@ class KeyCache(Generic[K]):
     def notice_outage(self, error: KeyStoreError) -> None:
         """The store failed a status call, or could not be reached by another one."""
         self.store_error = error
+        self._threads.know(error if isinstance(error, KeyStoreUnreachable) else None)
         if self._outage_noticed is None:
             self._outage_noticed = self._outage_told = self._clock()
             self._probe_now.set()
@@ -222,6 +250,7 @@ class KeyCache(Generic[K]):
 
     def _end_outage(self) -> None:
         self.store_error = None
+        self._threads.know(None)
         if self._outage_noticed is not None:
             lasted = self._clock() - self._outage_noticed
             self._outage_noticed = None
@@ -232,6 +261,15 @@ class KeyCache(Generic[K]):
         if self._outage_noticed is not None and now - self._outage_told >= REMINDER_SECONDS:
             self._outage_told = now
             self._report(self.store_error, now - self._outage_noticed)
+
+    def retire(self) -> None:
+        """Another cache has taken its place: report nothing more."""
+        self._report = _report_nothing
+
+    def close(self) -> None:
+        """Let go of the keys and of the threads."""
+        self._entries.clear()
+        self._threads.close()
 
     async def _load(self, name: str) -> K:
         fetch = asyncio.current_task()

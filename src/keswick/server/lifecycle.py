@@ -12,9 +12,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 
 from keswick import _native
 from keswick.config import Config, ConfigError, duration
@@ -48,6 +49,8 @@ TLS_RELOAD_SECONDS = 15 * 60.0
 TLS_RETRY_SECONDS = 60.0
 THREADS = 4
 """For reading files and opening key stores; the calls of a store have threads of their own."""
+CLOSE_SECONDS = 2.0
+"""How long a key store may take to say good-bye, at the end."""
 FLUSH_SECONDS = 2.0
 """How long a log or the console may take to write what is left, at the end."""
 OLD_STORE_SECONDS = 30.0
@@ -123,7 +126,7 @@ class _Process:
         store = self._open_store(config)
         cache = self._new_cache(config, store)
         await self._create_predefined(config, store, cache)
-        state = self._state(config, store, cache, Listings(cache.ask, store.list), self._certificate)
+        state = self._state(config, store, cache, _listings(cache, store), self._certificate)
         self._configure_logs(state)
         self._service = Service(self._runtime, state)
         self._server = listen(
@@ -162,19 +165,15 @@ class _Process:
 
     def _new_cache(self, config: Config, store: KeyStore) -> KeyCache[SecretKey]:
         expiry = config.cache
-        threads = StoreThreads()
-        cache = KeyCache(
+        return KeyCache(
             store,
             SecretKey.decode,
             any=expiry.any,
             unused=expiry.unused,
             offline=expiry.offline,
-            executor=threads,
-            prober=ThreadPoolExecutor(1, thread_name_prefix="keystore-status"),
+            threads=StoreThreads(),
             report=self._report_outage,
         )
-        threads.outage = lambda: cache.store_error if isinstance(cache.store_error, KeyStoreUnreachable) else None
-        return cache
 
     def _report_outage(self, error: KeyStoreError | None, seconds: float) -> None:
         lasted = f" for {duration.format(round(seconds))}" if seconds else ""
@@ -195,12 +194,18 @@ class _Process:
         forwarding = Forwarding.configured(config, certificate.verifier, self._runtime.errors)
         return State.of(config, self._runtime.started_at, timeouts(config), store, cache, listings, forwarding)
 
-    async def _create_predefined(self, config: Config, store: KeyStore, cache: KeyCache[SecretKey]) -> None:
-        """Make the keys that the configuration names; those that are there already are left alone."""
+    async def _create_predefined(
+        self, config: Config, store: KeyStore, cache: KeyCache[SecretKey], made: Collection[str] = ()
+    ) -> None:
+        """Make the keys that the configuration names, but for those that were `made`; those that are there already are
+        left alone."""
         for name in config.keys:
+            if name in made:
+                continue
             value = SecretKey.generate(config.admin).encode()
             try:
-                await cache.ask(store.create, name, value)
+                await self._runtime.blocking(store.create, name, value)
+                cache.forget(name)
             except KeyExists:
                 continue
             except KeyStoreError as error:
@@ -323,13 +328,15 @@ class _Process:
         if config.keystore != old.config.keystore:
             store = await blocking(self._open_store, config)
             cache = self._new_cache(config, store)
-            listings = Listings(cache.ask, store.list)
+            listings = _listings(cache, store)
         try:
-            await self._create_predefined(config, store, cache)
+            # An outage of a store that stays must not keep other changes from being put in force.
+            made = old.config.keys if store is old.store else ()
+            await self._create_predefined(config, store, cache, made)
             state = await blocking(self._state, config, store, cache, listings, certificate)
         except BaseException:
             if store is not old.store:
-                store.close()
+                self._let_go(store, cache)
             raise
 
         self._use_tls(certificate)
@@ -340,7 +347,8 @@ class _Process:
         else:
             self._watcher.cancel()
             self._watcher = self._spawn(cache.watch())
-            self._runtime.loop.call_later(OLD_STORE_SECONDS, old.store.close)
+            old.cache.retire()
+            self._runtime.loop.call_later(OLD_STORE_SECONDS, self._let_go, old.store, old.cache)
         for warning in (*config.warnings, *certificate.warnings(time.time())):
             self._runtime.errors.warn(warning)
         for what, before, now in (
@@ -353,6 +361,10 @@ class _Process:
                 self._runtime.errors.warn(
                     f"a new '{what}' takes effect when the server is started again; the old one stays in force"
                 )
+
+    def _let_go(self, store: KeyStore, cache: KeyCache[SecretKey]) -> None:
+        cache.close()
+        self._spawn(self._runtime.blocking(store.close))
 
     async def _configured_anew(self) -> Config:
         """What the file says now. Of another form or dialect not even a section fits: they differ in what is left out,
@@ -387,7 +399,8 @@ class _Process:
         for server in (self._server, self._second):
             if server is not None:
                 await loop.run_in_executor(None, server.close)
-        self._service.state.store.close()
+        closing = loop.run_in_executor(None, self._service.state.store.close)
+        await asyncio.wait([closing], timeout=CLOSE_SECONDS)
         self._say("\n=> Stopping server... Goodbye.")
         for flush in (self._runtime.errors.close, self._runtime.audit.close, self._console.flush):
             await loop.run_in_executor(None, flush, FLUSH_SECONDS)
@@ -398,6 +411,10 @@ class _Process:
 def _at_once() -> Callable[[int, object], None] | signal.Handlers:
     """What ends the process on a signal. To the first process of a container the default does nothing."""
     return signal.SIG_DFL if os.getpid() != 1 else lambda number, _: os._exit(128 + number)
+
+
+def _listings(cache: KeyCache[SecretKey], store: KeyStore) -> Listings:
+    return Listings(partial(cache.ask, listing=True), store.list)
 
 
 def _load_tls(config: Config) -> ServerTLS:

@@ -4,6 +4,7 @@ What it answered is kept for the pages that are to come, for a minute and within
 its first page was asked for, if its pages come to the same server; another server, or a later moment, asks again.
 """
 
+import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable
@@ -51,9 +52,14 @@ class Listings:
         return names if self._clock() < end else None
 
     def _keep(self, prefix: str, names: list[str]) -> None:
-        now = self._clock()
         self._kept.pop(prefix, None)
-        self._kept[prefix] = (now + KEPT_SECONDS, names)
+        self._kept[prefix] = (self._clock() + KEPT_SECONDS, names)
+        asyncio.get_running_loop().call_later(KEPT_SECONDS, self._drop)
+        self._drop()
+
+    def _drop(self) -> None:
+        """What is kept for too long, or is too much."""
+        now = self._clock()
         total = sum(len(kept) for _, kept in self._kept.values())
         for oldest, (end, kept) in list(self._kept.items()):
             if now < end and len(self._kept) <= MOST_KEPT and total <= MOST_NAMES:

@@ -152,7 +152,7 @@ async def key_names(call: Call, matches: Glob) -> list[str]:
         return sorted(filter(matches, call.state.store.list("")))
 
     try:
-        return await call.state.cache.ask(matching)
+        return await call.state.cache.ask(matching, listing=True)
     except KeyStoreError as error:
         raise call.failed("failed to list keys", error) from error
 

@@ -1,6 +1,5 @@
 """Keys: `/v1/key/…`. The four operations of the hot path answer at once when the key is cached."""
 
-import asyncio
 import sys
 
 import msgspec
@@ -151,7 +150,7 @@ def import_(call: Call) -> Answer:
 
 async def _create(call: Call, name: str, key: SecretKey) -> Reply:
     try:
-        await call.state.cache.ask(call.state.store.create, name, key.encode())
+        await call.state.cache.create(name, key.encode())
     except KeyExists:
         raise ApiError(400, "key already exists") from None
     except KeyStoreError as error:
@@ -160,20 +159,9 @@ async def _create(call: Call, name: str, key: SecretKey) -> Reply:
 
 
 async def delete(call: Call) -> Reply:
-    """Whatever the store says of it, a key that was deleted through this server is not served from the cache any
-    more."""
     name = call.key_name()
-    cache = call.state.cache
-    deletion = asyncio.ensure_future(cache.ask(call.state.store.delete, name))
-
-    def forget(done: "asyncio.Future[None]") -> None:
-        cache.forget(name)
-        if not done.cancelled():
-            done.exception()  # when the time limit ended the request, nobody else takes it
-
-    deletion.add_done_callback(forget)
     try:
-        await asyncio.shield(deletion)  # the store goes on when the time limit ends the request
+        await call.state.cache.delete(name)
     except KeyNotFound:
         raise call.key_not_found(name) from None
     except KeyStoreError as error:

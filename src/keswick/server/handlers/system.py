@@ -14,6 +14,8 @@ from keswick.server.replies import EMPTY, ApiError, Reply, json_reply
 
 STORE_SECONDS = 5.0
 """How long the key store may take to say how it is."""
+STATUS_SECONDS = 1.0
+"""How long ago it may have said so: however many ask, the store has no more to do."""
 
 _METRICS = Headers([("Content-Type", CONTENT_TYPE)])
 
@@ -43,7 +45,7 @@ async def reach_store(call: Call) -> float:
     error = cache.store_error
     if error is None:
         try:
-            return await cache.status(STORE_SECONDS)
+            return await cache.status(STORE_SECONDS, STATUS_SECONDS)
         except KeyStoreError as failure:
             error = failure
     if isinstance(error, KeyStoreUnreachable):
