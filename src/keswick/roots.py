@@ -40,11 +40,6 @@ def system() -> Iterator[bytes]:
             yield from certificates(Path(name))
 
 
-def file() -> str | None:
-    """The file that holds what the system trusts, for libraries that take nothing else; None where it is a folder."""
-    return next((name for name in _places() if Path(name).is_file()), None)
-
-
 def _places() -> list[str]:
     file, folders = map(os.environ.get, VARIABLES)
     if file or folders:

@@ -23,8 +23,9 @@ from keswick.client import (
     ServerNotTrusted,
 )
 from keswick.identity import APIKey
-from support.fake_server import fake_server, free_port
+from support.fake_server import fake_server
 from support.server import RunningServer, start_server
+from support.sockets import free_port
 
 Test: TypeAlias = Callable[[AsyncClient], Coroutine[Any, Any, None]]
 

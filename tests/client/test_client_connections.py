@@ -22,8 +22,8 @@ from keswick.client import (
 )
 from keswick.identity import APIKey, certificate_for
 from support.certificates import make
-from support.fake_server import Answer, fake_server, free_port
-from support.sockets import answer_with, listening, tls
+from support.fake_server import Answer, fake_server
+from support.sockets import answer_with, free_port, listening, tls
 
 API_KEY = APIKey.generate()
 

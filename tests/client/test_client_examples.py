@@ -19,8 +19,8 @@ import keswick.client
 from keswick import APIError, AsyncClient, Client
 from keswick.client import Endpoint
 from keswick.identity import APIKey, certificate_for
-from support.fake_server import free_port
 from support.server import RunningServer, start_server
+from support.sockets import free_port
 
 GUIDE = Path(__file__).parents[2] / "docs/client.md"
 PACKAGE = keswick.client

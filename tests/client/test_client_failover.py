@@ -27,8 +27,9 @@ from keswick.client.endpoint import Endpoint
 from keswick.client.failover import Plan, Servers, explained
 from keswick.client.replies import Reply
 from keswick.identity import APIKey
-from support.fake_server import Answer, fake_server, free_port
+from support.fake_server import Answer, fake_server
 from support.server import RunningServer, start_server
+from support.sockets import free_port
 
 A, B, C = (Endpoint(name, 1) for name in "abc")
 

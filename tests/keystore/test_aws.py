@@ -1,21 +1,29 @@
 import json
+import socket
 import ssl
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable, aws
+from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable, aws, http
 from support.certificates import make
+from support.connect_proxy import ConnectProxy
 from support.fake_aws import FakeSecretsManager, policy_actions
 from support.fault_proxy import FaultProxy
+from support.fault_proxy import Request as Sent
+from support.key_stores import use
 from support.moto_server import CREDENTIALS, start_moto
 from support.rest_service import Reply, Request, RestService
 from support.server import start_server
+from support.sockets import free_port, listening, read_request, until_closed
 from support.store_page import DOCS, shown_keystore
+from support.transport import wait_until
 
 VALUE = b'{"bytes":"8f58O260tzAnGcK9TE47B71i2OURUIsxB807lhTT3Q0="}'
 
@@ -269,6 +277,27 @@ def test_credentials_that_cannot_be_renewed_are_told(
         store.close()
 
 
+@pytest.mark.parametrize("way", ["hanging", "refusing"])
+def test_who_gives_credentials_and_is_away_is_told_in_time(
+    service: FakeSecretsManager, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, way: str
+) -> None:
+    """As in EKS, where a token of the pod is exchanged for credentials."""
+    monkeypatch.setattr(aws, "TRY_SECONDS", 0.2)
+    token = tmp_path / "token"
+    token.write_text("token-of-the-pod")
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/kes")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(token))
+    with listening(until_closed) as port:
+        port = port if way == "hanging" else free_port()
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{port}")
+        store = opened_by_itself(service)
+        begin = time.monotonic()
+        with pytest.raises(KeyStoreUnreachable, match=r"whoever gives the credentials of .*web-identity' cannot be"):
+            store.get("key")
+        assert time.monotonic() - begin < 12
+        store.close()
+
+
 def test_wrong_credentials_are_warned_of_at_the_start_and_told_with_every_call(service: FakeSecretsManager) -> None:
     store = opened(service)
     assert store.warnings() == []
@@ -463,8 +492,11 @@ def test_a_list_of_several_pages_leaves_out_what_is_no_key(service: FakeSecretsM
 
 
 def test_a_list_that_never_ends_is_told(service: FakeSecretsManager, store: KeyStore) -> None:
-    page = Reply(200, {"SecretList": [{"Name": "key"}], "NextToken": "again"})
-    with service.instead(lambda request: page), pytest.raises(KeyStoreError, match="none of Secrets Manager's answers"):
+    def endless(request: Request) -> Reply:
+        following = {"a": "b", "b": "a"}.get(request.json.get("NextToken"), "a")
+        return Reply(200, {"SecretList": [{"Name": "key"}], "NextToken": following})
+
+    with service.instead(endless), pytest.raises(KeyStoreError, match="none of Secrets Manager's answers"):
         store.list("")
 
 
@@ -476,6 +508,19 @@ def test_an_answer_about_another_secret_is_told(service: FakeSecretsManager, sto
                 call()
 
 
+@pytest.mark.parametrize("body", [b'"text"', b"[1]", b"null", b"\xff", b'{"__type":{},"SecretList":7}'])
+@pytest.mark.parametrize("status", [200, 400])
+def test_an_answer_that_no_aws_gives_is_told(
+    service: FakeSecretsManager, store: KeyStore, status: int, body: bytes
+) -> None:
+    """By each call, and by the warnings that a server waits for when it starts."""
+    with service.instead(lambda request: Reply(status, body)):
+        assert store.warnings()
+        for call in CALLS.values():
+            with pytest.raises(KeyStoreError):
+                call(store)
+
+
 # --- connections ---
 
 
@@ -484,7 +529,7 @@ def test_connections_are_used_again(service: FakeSecretsManager, store: KeyStore
     for _ in range(5):
         store.get("key")
         store.status()
-    assert service.connections == 2
+    assert service.connections == 1
     begin = threading.Barrier(32)
 
     def get(number: int) -> bytes:
@@ -493,7 +538,84 @@ def test_connections_are_used_again(service: FakeSecretsManager, store: KeyStore
 
     with ThreadPoolExecutor(32) as pool:
         assert set(pool.map(get, range(32))) == {VALUE}
-    assert service.connections <= 1 + 32
+    assert service.connections <= 32
+
+
+CALLS: dict[str, Callable[[KeyStore], object]] = {
+    "get": lambda store: store.get("key"),
+    "create": lambda store: store.create("new", VALUE),
+    "delete": lambda store: store.delete("key"),
+    "list": lambda store: store.list(""),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_answer_that_trickles_in_ends_in_time(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    monkeypatch.setattr(http, "CALL_SECONDS", 1.0)
+    monkeypatch.setattr(aws, "TRY_SECONDS", 0.8)
+
+    def script(connection: socket.socket) -> None:
+        while request := read_request(connection):
+            connection.sendall(
+                b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n" + b"\r\n" * request.startswith(b"GET")
+            )
+            while request.startswith(b"POST"):
+                connection.sendall(b"X-More: x\r\n")
+                time.sleep(0.02)
+
+    with listening(script) as port:
+        store = aws.open({"endpoint": f"http://127.0.0.1:{port}", "region": "eu-test-1", **CREDENTIALS})
+        begin = time.monotonic()
+        with pytest.raises(KeyStoreUnreachable, match="did not answer in time"):
+            CALLS[call](store)
+        assert time.monotonic() - begin < 8
+        store.close()
+
+
+def test_all_that_one_call_asks_shares_its_time(service: FakeSecretsManager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deletion looks first; the one who waits for it has gone when each takes its time."""
+    monkeypatch.setattr(http, "CALL_SECONDS", 2.0)
+    monkeypatch.setattr(aws, "TRY_SECONDS", 1.9)
+    service.secrets["key"] = VALUE.decode()
+    with FaultProxy(service.port) as proxy:
+        service.endpoint = proxy.endpoint
+        store = opened(service)
+
+        def choose(request: Sent) -> str | None:
+            if "GetSecretValue" in request.headers["x-amz-target"]:
+                time.sleep(1.5)
+                return None
+            return "hanging"
+
+        with proxy.fault("hanging"):  # until the end of this block
+            proxy.choose = choose
+            begin = time.monotonic()
+            with pytest.raises(KeyStoreUnreachable, match="did not answer in time"):
+                store.delete("key")
+            assert time.monotonic() - begin < 5
+        store.close()
+
+
+def test_the_proxy_of_the_environment_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = make("p256", sans=["aws.example"])
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(pair.write(tmp_path)[0]))
+    with FakeSecretsManager(pair) as service, ConnectProxy({"aws.example": service.port}) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.endpoint.replace("//", "//kes:pw@"))
+        service.endpoint = "https://aws.example"
+        store = opened(service)
+        store.create("key", VALUE)
+        assert store.get("key") == VALUE
+        assert proxy.hosts == ["aws.example"]
+        store.close()
+
+
+def test_close_ends_all_connections(service: FakeSecretsManager, store: KeyStore) -> None:
+    with suppress(KeyNotFound):
+        store.get("key")
+    store.close()
+    wait_until(lambda: not service._open)
+    with pytest.raises(KeyStoreError, match="is closed"):
+        store.get("key")
 
 
 def test_a_service_that_was_restarted_is_no_outage(service: FakeSecretsManager, store: KeyStore) -> None:
@@ -531,14 +653,7 @@ def test_a_server_runs_with_what_the_page_shows(tmp_path: Path) -> None:
         section["endpoint"] = f"127.0.0.1:{proxy.port}"
         with start_server(tmp_path / "server", keystore=keystore, environment=environment) as server:
             assert f"AWS SecretsManager: 127.0.0.1:{proxy.port}" in server.stdout
-            with server.client() as client:
-                client.create_key("my-key")
-                sealed = client.encrypt("my-key", b"plaintext")
-                assert client.decrypt("my-key", sealed) == b"plaintext"
-                client.create_key("another")
-                assert list(client.list_keys()) == ["another", "my-key"]
-                client.delete_key("another")
-                client.ready()
+            use(server)
             assert server.stderr == ""
             assert server.stop() == 0
         created = "secretsmanager.CreateSecret"

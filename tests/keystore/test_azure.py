@@ -25,6 +25,7 @@ from support.fake_azure import (
     FakeVault,
 )
 from support.fault_proxy import FaultProxy
+from support.key_stores import closing_all
 from support.rest_service import Reply, Request
 from support.server import start_server
 from support.sockets import listening
@@ -84,16 +85,13 @@ Opening = Callable[..., AzureStore]
 @pytest.fixture
 def new_store(vault: FakeVault, entra: FakeEntra, ca: str) -> Iterator[Opening]:
     """A store with other settings where a test says so; those that are None are left out."""
-    opened: list[AzureStore] = []
 
     def new_store(**changes: str | None) -> AzureStore:
         usual = {"endpoint": vault.endpoint, "authority": entra.endpoint, "tls.ca": ca, **CREDENTIALS, **changes}
-        opened.append(AzureStore({key: value for key, value in usual.items() if value is not None}))
-        return opened[-1]
+        return AzureStore({key: value for key, value in usual.items() if value is not None})
 
-    yield new_store
-    for store in opened:
-        store.close()
+    with closing_all(new_store) as open_one:
+        yield open_one
 
 
 @pytest.fixture
@@ -212,6 +210,25 @@ def test_a_list_follows_its_pages(store: AzureStore, vault: FakeVault) -> None:
         vault.put(name, "x")
     assert sorted(store.list("")) == sorted(names)
     assert len(vault.seen("GET", "/secrets")) == 1 + 5
+
+
+def test_a_list_may_take_longer_than_another_call(store: AzureStore, vault: FakeVault) -> None:
+    """Nobody could take many keys elsewhere otherwise."""
+    names = [f"key-{number}" for number in range(103)]
+    for name in names:
+        vault.put(name, "x")
+    with vault.instead(lambda request: time.sleep(0.2)), patch.object(http, "CALL_SECONDS", 0.8):
+        assert sorted(store.list("")) == sorted(names)
+
+
+def test_a_list_that_never_ends_is_told(store: AzureStore, vault: FakeVault) -> None:
+    def endless(request: Request) -> Reply | None:
+        link = f"{vault.endpoint}/secrets?page={'b' if request.query.get('page') == 'a' else 'a'}"
+        reply = vault.handle(request)
+        return reply if reply.status == 401 else Reply(200, {"value": [], "nextLink": link})
+
+    with vault.instead(endless), pytest.raises(KeyStoreError, match="what no vault says"):
+        store.list("")
 
 
 @pytest.mark.parametrize("link", ["https://example.com/secrets?api-version=7.5", "http://127.0.0.1/secrets", 7])

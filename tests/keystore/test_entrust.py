@@ -14,6 +14,7 @@ from keswick.keystore import KeyExists, KeyNotFound, KeyStoreError, KeyStoreUnre
 from keswick.keystore.entrust import EntrustStore
 from support.certificates import make
 from support.fake_entrust import Box, FakeEntrust
+from support.key_stores import closing_all, use
 from support.rest_service import Reply, Request
 from support.server import start_server
 from support.store_page import shown_keystore
@@ -59,15 +60,8 @@ Open = Callable[[dict[str, str]], EntrustStore]
 
 @pytest.fixture
 def open_store() -> Iterator[Open]:
-    opened: list[EntrustStore] = []
-
-    def open_store(settings: dict[str, str]) -> EntrustStore:
-        opened.append(EntrustStore(settings))
-        return opened[-1]
-
-    yield open_store
-    for store in opened:
-        store.close()
+    with closing_all(EntrustStore) as open_store:
+        yield open_store
 
 
 @pytest.fixture
@@ -531,15 +525,7 @@ def test_a_server_runs_with_what_the_page_shows(tmp_path: Path) -> None:
         environment = {"KEYCONTROL_USER": service.username, "KEYCONTROL_PASSWORD": service.password}
         with start_server(tmp_path / "server", keystore=keystore, environment=environment) as server:
             assert f"Entrust KeyControl: {service.endpoint}" in server.stdout
-            with server.client() as client:
-                client.create_key("my-key")
-                sealed = client.encrypt("my-key", b"plaintext")
-                assert client.decrypt("my-key", sealed) == b"plaintext"
-                service.forget_tokens()
-                client.create_key("another")
-                assert list(client.list_keys()) == ["another", "my-key"]
-                client.delete_key("another")
-                client.ready()
+            use(server, midway=service.forget_tokens)
             assert list(box.secrets) == ["my-key"]
             assert service.password not in json.dumps([server.stdout, server.stderr])
             assert server.stop() == 0

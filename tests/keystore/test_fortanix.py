@@ -11,6 +11,7 @@ from keswick.keystore import KeyExists, KeyNotFound, KeyStoreError, KeyStoreUnre
 from keswick.keystore.fortanix import FortanixStore
 from support.certificates import make
 from support.fake_fortanix import Account, FakeFortanix
+from support.key_stores import closing_all, use
 from support.rest_service import Reply, Request
 from support.server import start_server
 from support.store_page import shown_keystore
@@ -46,15 +47,8 @@ Open = Callable[[dict[str, str]], FortanixStore]
 
 @pytest.fixture
 def open_store() -> Iterator[Open]:
-    opened: list[FortanixStore] = []
-
-    def open_store(settings: dict[str, str]) -> FortanixStore:
-        opened.append(FortanixStore(settings))
-        return opened[-1]
-
-    yield open_store
-    for store in opened:
-        store.close()
+    with closing_all(FortanixStore) as open_store:
+        yield open_store
 
 
 @pytest.fixture
@@ -463,14 +457,7 @@ def test_a_server_runs_with_what_the_page_shows(tmp_path: Path) -> None:
         environment = {"FORTANIX_API_KEY": key}
         with start_server(tmp_path / "server", keystore=keystore, environment=environment) as server:
             assert f"Fortanix SDKMS: {service.endpoint}" in server.stdout
-            with server.client() as client:
-                client.create_key("my-key")
-                sealed = client.encrypt("my-key", b"plaintext")
-                assert client.decrypt("my-key", sealed) == b"plaintext"
-                client.create_key("another")
-                assert list(client.list_keys()) == ["another", "my-key"]
-                client.delete_key("another")
-                client.ready()
+            use(server)
             assert account.sobjects["my-key"]["group_id"] == section["group_id"]
             assert key not in json.dumps([server.stdout, server.stderr])
             assert server.stop() == 0

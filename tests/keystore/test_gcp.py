@@ -1,10 +1,12 @@
 import json
 import os
 import re
+import socket
 import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,9 +20,12 @@ from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError, Ke
 from support.certificates import make
 from support.drongo_server import start_drongo
 from support.fault_proxy import FaultProxy
+from support.fault_proxy import Request as Sent
+from support.key_stores import use
 from support.rest_service import Reply, Request, RestService
 from support.secret_manager import SecretManager
 from support.server import SOURCES, start_server
+from support.sockets import listening, read_request
 from support.store_page import DOCS, shown_keystore
 
 VALUE = b'{"bytes":"8f58O260tzAnGcK9TE47B71i2OURUIsxB807lhTT3Q0="}'
@@ -435,6 +440,102 @@ def test_without_tls_nobody_is_shown_credentials(google: SecretManager) -> None:
         assert not any("authorization" in call.headers for call in proxy.recorded)
 
 
+def test_a_redirection_over_rest_is_told_and_not_followed() -> None:
+    """A token, and a key, would go where nobody was told to trust."""
+    with Refusing() as service, Refusing() as elsewhere:
+        store = gcp.open({"endpoint": service.endpoint, "project_id": PROJECT})
+        moved = Reply(307, headers={"Location": f"{elsewhere.endpoint}/x"})
+        for call in (lambda: store.create("key", VALUE), lambda: store.delete("key"), lambda: store.list("")):
+            with (
+                service.instead(lambda request: moved),
+                pytest.raises(KeyStoreError, match=r"answered 307 Temporary Redirect, but not as Secret Manager does"),
+            ):
+                call()
+        assert elsewhere.requests == []
+        store.close()
+
+
+def test_an_answer_over_rest_that_trickles_in_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "CALL_SECONDS", 1.0)
+    monkeypatch.setattr(gcp, "TRY_SECONDS", 0.4)
+
+    def script(connection: socket.socket) -> None:
+        while request := read_request(connection):
+            begins = request.startswith(b"GET / ")
+            connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n" + b"\r\n" * begins)
+            while not begins:
+                connection.sendall(b"X-More: x\r\n")
+                time.sleep(0.02)
+
+    with listening(script) as port:
+        store = gcp.open({"endpoint": f"http://127.0.0.1:{port}", "project_id": PROJECT})
+        begin = time.monotonic()
+        with pytest.raises(KeyStoreUnreachable, match="did not answer in time"):
+            store.get("key")
+        assert time.monotonic() - begin < 8
+        store.close()
+
+
+@pytest.mark.parametrize("body", [b'"text"', b"[1]", b"7", b"\xff", b'{"error":7}', b"<html>"])
+@pytest.mark.parametrize("status", [200, 204, 400])
+def test_an_answer_over_rest_that_google_does_not_give_is_told(status: int, body: bytes) -> None:
+    """By each call, and by the warnings that a server waits for when it starts."""
+    with Refusing() as service:
+        store = gcp.open({"endpoint": service.endpoint, "project_id": PROJECT})
+        with service.instead(lambda request: Reply(status, body)):
+            assert store.warnings()
+            for call in (store.get, store.delete, store.list, lambda name: store.create(name, VALUE)):
+                with pytest.raises(KeyStoreError):
+                    call("key")
+        store.close()
+
+
+def test_a_list_over_rest_that_never_ends_is_told() -> None:
+    def endless(request: Request) -> Reply:
+        following = {"a": "b", "b": "a"}.get(request.query.get("pageToken", ""), "a")
+        return Reply(200, {"secrets": [{"name": f"{PARENT}/secrets/key"}], "nextPageToken": following})
+
+    with Refusing() as service:
+        store = gcp.open({"endpoint": service.endpoint, "project_id": PROJECT})
+        with service.instead(endless), pytest.raises(KeyStoreError, match="answered with what Secret Manager does not"):
+            store.list("")
+        store.close()
+
+
+def test_the_steps_of_a_create_share_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one who waits for it has gone when each takes its time."""
+    monkeypatch.setattr(http, "CALL_SECONDS", 2.0)
+    with start_drongo() as port, FaultProxy(port) as proxy:
+        store = gcp.open({"endpoint": proxy.endpoint, "project_id": PROJECT})
+
+        def choose(request: Sent) -> str | None:
+            if not request.path.startswith(f"/v1/{PARENT}/secrets?"):
+                return "hanging"
+            time.sleep(1.8)
+            return None
+
+        with proxy.fault("hanging"):  # until the end of this block
+            proxy.choose = choose
+            begin = time.monotonic()
+            with pytest.raises(KeyStoreUnreachable, match="did not answer in time"):
+                store.create("key", VALUE)
+            assert time.monotonic() - begin < 3.5
+        store.close()
+
+
+@pytest.mark.parametrize("base", ["", "/base", "/a%20b/c/"])
+def test_the_path_of_an_endpoint_comes_before_that_of_the_call(base: str) -> None:
+    with Refusing() as service:
+        store = gcp.open({"endpoint": service.endpoint + base, "project_id": PROJECT})
+        store.warnings()
+        path = base.rstrip("/")
+        assert [request.target.partition("?")[0] for request in service.requests] == [
+            f"{path}/",
+            f"{path}/v1/{PARENT}/secrets",
+        ]
+        store.close()
+
+
 # --- other credentials ---
 
 OPEN_AND_USE = """
@@ -535,9 +636,9 @@ def test_over_rest_connections_are_used_again() -> None:
         store.create("key", VALUE)
         for _ in range(5):
             store.get("key")
-        assert proxy.connections == 2  # one is for status
+        assert proxy.connections == 1
         assert read_by_32_threads(store) == {VALUE}
-        assert proxy.connections <= 1 + 32
+        assert proxy.connections <= 32
         store.close()
 
 
@@ -572,14 +673,7 @@ def test_a_server_runs_with_what_the_page_shows(google: SecretManager, tmp_path:
     }
     with start_server(tmp_path / "server", keystore=keystore, environment=environment) as server:
         assert f"GCP SecretManager: Project={PROJECT}" in server.stdout
-        with server.client() as client:
-            client.create_key("my-key")
-            sealed = client.encrypt("my-key", b"plaintext")
-            assert client.decrypt("my-key", sealed) == b"plaintext"
-            client.create_key("another")
-            assert list(client.list_keys()) == ["another", "my-key"]
-            client.delete_key("another")
-            client.ready()
+        use(server)
         assert server.stderr == ""
         assert server.stop() == 0
     assert len(google.versions(PROJECT, "my-key")) == 1

@@ -123,6 +123,21 @@ def test_a_create_whose_answer_was_lost_knows_its_own_key(store: KeyStore, plugi
         store.create("other", b"mine")
 
 
+def test_a_create_that_was_lost_overtaken_and_deleted_again_found_a_key(store: KeyStore, plugin: FakePlugin) -> None:
+    """What `create` raises of a name is never that it is not there."""
+
+    def delete_before_it_is_read(request: Request) -> Reply | None:
+        if request.method == "POST" and len(plugin.requests) == 1:
+            return Reply(502)
+        if request.method == "GET":
+            plugin.values.clear()
+        return None
+
+    plugin.values["key"] = b"theirs"
+    with plugin.instead(delete_before_it_is_read), pytest.raises(KeyExists):
+        store.create("key", b"mine")
+
+
 def test_a_delete_whose_answer_was_lost_is_done() -> None:
     """The connection ends without an answer."""
     with FakePlugin() as plugin, FaultProxy(plugin.port) as proxy:
@@ -195,6 +210,17 @@ def test_the_plugin_may_restart_and_connections_are_used_again(store: KeyStore, 
         store.status()
     plugin.start()
     assert store.status() >= 0
+
+
+def test_a_kept_connection_that_dies_is_no_outage() -> None:
+    with FakePlugin() as plugin, FaultProxy(plugin.port) as proxy:
+        store = generic.open({"endpoint": proxy.endpoint})
+        store.status()
+        proxy.choose = lambda request: "lost" if len(proxy.requests) == 2 else None
+        with patch.object(http, "pause_seconds", lambda: 0.01):
+            assert store.status() >= 0
+        assert len(proxy.requests) == 3
+        store.close()
 
 
 def test_a_certificate_of_somebody_else_is_told(plugin: FakePlugin, tmp_path: Path) -> None:

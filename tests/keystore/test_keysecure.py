@@ -11,6 +11,7 @@ from keswick.keystore import KeyExists, KeyNotFound, KeyStoreError, KeyStoreUnre
 from keswick.keystore.keysecure import KeySecureStore
 from support.certificates import make
 from support.fake_keysecure import FakeKeySecure
+from support.key_stores import closing_all, use
 from support.rest_service import Reply, Request
 from support.server import start_server
 from support.store_page import shown_keystore
@@ -42,15 +43,8 @@ Open = Callable[[dict[str, str]], KeySecureStore]
 
 @pytest.fixture
 def open_store() -> Iterator[Open]:
-    opened: list[KeySecureStore] = []
-
-    def open_store(settings: dict[str, str]) -> KeySecureStore:
-        opened.append(KeySecureStore(settings))
-        return opened[-1]
-
-    yield open_store
-    for store in opened:
-        store.close()
+    with closing_all(KeySecureStore) as open_store:
+        yield open_store
 
 
 @pytest.fixture
@@ -383,6 +377,17 @@ def test_a_delete_whose_answer_was_lost_has_worked(service: FakeKeySecure, store
     assert service.domains[""].secrets == {}
 
 
+def test_a_delete_that_was_lost_and_is_not_allowed_has_not_worked(
+    service: FakeKeySecure, store: KeySecureStore
+) -> None:
+    """The second answer is 404, as if the first deletion had worked."""
+    store.create("key", VALUE)
+    service.domains[""].denied.add("delete")
+    with service.losing("DELETE"), pytest.raises(KeyStoreError, match="lacks the right to delete it"):
+        store.delete("key")
+    assert store.get("key") == VALUE
+
+
 # --- lists and foreign secrets ---
 
 
@@ -433,6 +438,13 @@ def test_a_list_ends_though_the_server_tells_of_more_than_there_are(
 
     fill(service, "key")
     with service.instead(tell_more):
+        assert list(store.list("")) == ["key"]
+
+    def repeat(request: Request) -> Reply:
+        skip = int(request.query["skip"])
+        return Reply(200, {"skip": skip, "total": skip + 1000, "resources": [{"id": "1", "name": "key"}]})
+
+    with service.instead(repeat):
         assert list(store.list("")) == ["key"]
 
 
@@ -521,15 +533,7 @@ def test_a_server_runs_with_what_the_page_shows(tmp_path: Path) -> None:
         environment = {"KEYSECURE_TOKEN": service.new_user(domain)}
         with start_server(tmp_path / "server", keystore=keystore, environment=environment) as server:
             assert f"Gemalto KeySecure: {service.endpoint}" in server.stdout
-            with server.client() as client:
-                client.create_key("my-key")
-                sealed = client.encrypt("my-key", b"plaintext")
-                assert client.decrypt("my-key", sealed) == b"plaintext"
-                service.forget_tokens()
-                client.create_key("another")
-                assert list(client.list_keys()) == ["another", "my-key"]
-                client.delete_key("another")
-                client.ready()
+            use(server, midway=service.forget_tokens)
             assert list(service.domains[domain].secrets) == ["my-key"]
             assert environment["KEYSECURE_TOKEN"] not in json.dumps([server.stdout, server.stderr])
             assert server.stop() == 0

@@ -162,6 +162,8 @@ def test_a_wrong_password_is_told(open_store: Open) -> None:
     assert "credentials.password" in said
     assert "hush" not in said
     assert "no password supplied" in refusal(lambda: open_store(credentials__password=None))
+    said = refusal(lambda: open_store(credentials__password="kes"))  # which is a word of what the server says, too
+    assert "does not let 'kes' in (FATAL:  password authentication failed for user \"...\")" in said
 
 
 def test_a_role_that_may_not_log_in_is_told(server: PostgreSQL, open_store: Open) -> None:

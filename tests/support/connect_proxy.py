@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from http.client import parse_headers
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 from types import TracebackType
 from typing import Self
@@ -19,15 +20,17 @@ class ConnectProxy:
     def __init__(self, ports: Mapping[str, int]) -> None:
         self.hosts: list[str] = []
         """To which connections were asked for."""
+        self.logins: list[str | None] = []
+        """What was shown with each."""
         proxy = self
 
         class Handler(StreamRequestHandler):
             def handle(self) -> None:
                 method, target, _ = self.rfile.readline().decode().split()
-                while self.rfile.readline().strip():
-                    pass
+                headers = parse_headers(self.rfile)
                 host = target.rpartition(":")[0]
                 proxy.hosts.append(host)
+                proxy.logins.append(headers["Proxy-Authorization"])
                 if method != "CONNECT" or host not in ports:
                     self.wfile.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
                     return

@@ -1,15 +1,13 @@
 """A scripted HTTPS server, for what the real one does not do: odd replies, silence, connections that break."""
 
-import socket
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 
 from support.certificates import make
+from support.http_server import Exchange, HttpServer
 
 
 @dataclass
@@ -25,22 +23,23 @@ class Answer:
     """How many bytes of the body the header promises and the server does not send."""
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+class FakeServer(HttpServer):
+    def __init__(self, tls: ssl.SSLContext, ca_file: Path, reply: Callable[[str, str], Answer]) -> None:
+        self.ca_file = ca_file
+        self.calls: list[str] = []
+        """`METHOD path body` of each request, in order."""
+        self.peers: set[tuple[str, int]] = set()
+        """The clients' addresses, one for each connection that made a request."""
+        self._reply = reply
+        super().__init__(tls)
 
-
-@dataclass
-class FakeServer:
-    endpoint: str
-    ca_file: Path
-    calls: list[str] = field(default_factory=list)
-    """`METHOD path body` of each request, in order."""
-    peers: set[tuple[str, int]] = field(default_factory=set)
-    """The clients' addresses, one for each connection that made a request."""
+    def respond(self, exchange: Exchange) -> None:
+        self.calls.append(f"{exchange.command} {exchange.path} {exchange.body().decode()}".rstrip())
+        self.peers.add(exchange.client_address)
+        answer = self._reply(exchange.command, exchange.path)
+        if not answer.silent:
+            exchange.answer(answer.status, [("Content-Type", answer.content_type)], answer.body, missing=answer.missing)
+        exchange.close_connection = answer.close or answer.silent or answer.missing > 0
 
 
 @contextmanager
@@ -60,50 +59,5 @@ def fake_server(
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(client_ca)
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def setup(self) -> None:
-            self.request = context.wrap_socket(self.request, server_side=True)
-            super().setup()
-
-        def finish(self) -> None:
-            super().finish()
-            self.request.close()
-
-        def handle_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            fake.calls.append(f"{self.command} {self.path} {body.decode()}".rstrip())
-            fake.peers.add(self.client_address)
-            answer = reply(self.command, self.path)
-            self.close_connection = answer.close or answer.silent
-            if answer.silent:
-                return
-            self.send_response(answer.status)
-            self.send_header("Content-Type", answer.content_type)
-            self.send_header("Content-Length", str(len(answer.body) + answer.missing))
-            self.end_headers()
-            self.wfile.write(answer.body)
-            self.close_connection = answer.close or answer.missing > 0
-
-        do_GET = do_POST = do_PUT = do_DELETE = handle_any
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            pass  # clients that go away, as they do in tests
-
-    server = Server(("127.0.0.1", 0), Handler)
-    fake = FakeServer(f"https://127.0.0.1:{server.server_address[1]}", cert)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with FakeServer(context, cert, reply) as fake:
         yield fake
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

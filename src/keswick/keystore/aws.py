@@ -6,18 +6,21 @@ deleted is gone at once; one that somebody else deleted with a time to think it 
 
 import os
 import re
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import keswick
-from keswick import roots
 from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
 from keswick.keystore.section import TEXT, Setting, Shape
 from keswick.names import is_stored_name
 
 if TYPE_CHECKING:
+    from botocore.awsrequest import AWSResponse
     from botocore.exceptions import ClientError
 
 SHAPE = Shape(
@@ -53,14 +56,12 @@ SETTINGS = (
 )
 
 TRIES = 3
-CONNECT_SECONDS = 2.0
-READ_SECONDS = 3.5
-"""For one try, and by the library's way of counting: from one piece of an answer to the next."""
+TRY_SECONDS = 3.5
+"""For one of the tries that share the time of a call."""
 FREED_SECONDS = 5.0
 """How long a name may stay taken after its secret was deleted: AWS deletes in the background."""
 
 _SERVICE = "the key store 'aws.secretsmanager'"
-_CONNECTIONS = 32
 _PAGE = 100
 """Names in an answer to ListSecrets, the most that it allows."""
 
@@ -94,6 +95,7 @@ class AWSStore(KeyStore):
             _SERVICE,
             endpoint if "://" in endpoint else f"https://{endpoint}",
             ca=os.environ.get("AWS_CA_BUNDLE"),
+            only_ca=True,
             ca_setting="AWS_CA_BUNDLE",
             should_retry=lambda status: False,
         )
@@ -107,6 +109,14 @@ class AWSStore(KeyStore):
         self.status()
         session = botocore.session.Session()
         session.set_config_variable("config_file", os.devnull)  # as with the original, only the shared credentials
+        session.set_default_client_config(  # for the services that give credentials, too
+            Config(
+                connect_timeout=TRY_SECONDS,
+                read_timeout=TRY_SECONDS,
+                retries={"mode": "standard", "total_max_attempts": TRIES},
+                user_agent_extra=f"keswick/{keswick.__version__}",
+            )
+        )
         try:
             self._credentials = self._whose_credentials(session, settings)
             self._client = session.create_client(
@@ -116,18 +126,12 @@ class AWSStore(KeyStore):
                 aws_access_key_id=settings.get("credentials.accesskey"),
                 aws_secret_access_key=settings.get("credentials.secretkey"),
                 aws_session_token=settings.get("credentials.token"),
-                verify=None if os.environ.get("AWS_CA_BUNDLE") else roots.file(),
-                config=Config(
-                    connect_timeout=CONNECT_SECONDS,
-                    read_timeout=READ_SECONDS,
-                    retries={"mode": "standard", "total_max_attempts": TRIES},
-                    max_pool_connections=_CONNECTIONS,
-                    tcp_keepalive=True,
-                    user_agent_extra=f"keswick/{keswick.__version__}",
-                ),
             )
         except BotoCoreError as error:
             raise KeyStoreError(f"{_SERVICE}: {error}") from error
+        self._client.meta.events.register("before-send.secrets-manager", self._send)
+        self._thread = threading.local()
+        """`until`: when the call that a thread makes has to be over, by `time.monotonic`."""
 
     def status(self) -> float:
         begin = time.perf_counter()
@@ -141,18 +145,18 @@ class AWSStore(KeyStore):
             text = value.decode()
         except UnicodeDecodeError:
             raise KeyStoreError(f"{name!r} cannot be created: its value is no text") from None
-        until = time.monotonic() + FREED_SECONDS
+        until, freed = self._http.deadline(), time.monotonic() + FREED_SECONDS
         while True:
             try:
                 # With a token of its own, which all tries share, so that AWS knows them as one.
-                made = self._call("create_secret", Name=name, SecretString=text, **self._key)
+                made = self._call("create_secret", until, Name=name, SecretString=text, **self._key)
             except _Refused as refusal:
                 if refusal.code == "ResourceExistsException":
                     with suppress(KeyNotFound):
-                        if refusal.retried and self.get(name) == value:
+                        if refusal.retried and self._get(name, until) == value:
                             return
                     raise KeyExists(name) from None
-                if not refusal.deleted or time.monotonic() > until:
+                if not refusal.deleted or time.monotonic() > freed:
                     raise
                 time.sleep(0.5)
             else:
@@ -161,10 +165,13 @@ class AWSStore(KeyStore):
                 return
 
     def get(self, name: str) -> bytes:
+        return self._get(name, self._http.deadline())
+
+    def _get(self, name: str, until: float) -> bytes:
         if not _is_secret_name(name):
             raise KeyNotFound(name)
         try:
-            found = self._call("get_secret_value", SecretId=name)
+            found = self._call("get_secret_value", until, SecretId=name)
         except _Refused as refusal:
             if refusal.absent:
                 raise KeyNotFound(name) from None
@@ -178,20 +185,22 @@ class AWSStore(KeyStore):
 
     def delete(self, name: str) -> None:
         # AWS calls it a success to force the deletion of what is not there.
+        until = self._http.deadline()
         try:
-            self.get(name)
+            self._get(name, until)
         except _Refused as refusal:
             if not refusal.there:
                 raise
-        self._call("delete_secret", SecretId=name, ForceDeleteWithoutRecovery=True)
+        self._call("delete_secret", until, SecretId=name, ForceDeleteWithoutRecovery=True)
 
     def list(self, prefix: str) -> Iterable[str]:
         names: set[str] = set()
+        tokens: set[str] = set()
         asked: dict[str, Any] = {"MaxResults": _PAGE}
         if _is_secret_name(prefix):
             asked["Filters"] = [{"Key": "name", "Values": [prefix]}]
         while True:
-            match self._call("list_secrets", **asked):
+            match self._call("list_secrets", self._http.deadline(), **asked):
                 case {"SecretList": [*secrets], **rest}:
                     names.update(secret.get("Name", "") for secret in secrets)
                 case _:
@@ -199,14 +208,15 @@ class AWSStore(KeyStore):
             following = rest.get("NextToken")
             if not following:
                 return [name for name in names if name.startswith(prefix) and is_stored_name(name)]
-            if following == asked.get("NextToken"):
+            if following in tokens:
                 raise self._strange()
+            tokens.add(following)
             asked["NextToken"] = following
 
     def warnings(self) -> Sequence[str]:
         """What a first call shows, since the endpoint answers whoever asks."""
         try:
-            self._call("list_secrets", MaxResults=1)
+            self._call("list_secrets", self._http.deadline(), MaxResults=1)
         except KeyStoreError as error:
             return [str(error)]
         return []
@@ -227,29 +237,23 @@ class AWSStore(KeyStore):
             )
         return f"the credentials of AWS's own way '{found.method}'"
 
-    def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+    def _call(self, operation: str, until: float, **parameters: Any) -> dict[str, Any]:
         """The answer to one call, such as `list_secrets`. Raises _Refused, or another KeyStoreError."""
         from botocore import exceptions as aws
 
         from keswick.keystore.http import printable
 
+        self._thread.until = until
         try:
             answer: dict[str, Any] = getattr(self._client, operation)(**parameters)
             return answer
         except aws.ClientError as error:
             raise self._refusal(error) from None  # whose context would show the request
-        except aws.SSLError as error:
-            raise KeyStoreUnreachable(
-                f"{self._where}: the TLS handshake failed: set 'AWS_CA_BUNDLE' to the authority that issued its "
-                "certificate"
-            ) from error
-        except (aws.ConnectTimeoutError, aws.ReadTimeoutError) as error:
-            raise KeyStoreUnreachable(f"{self._where} did not answer in time") from error
-        except aws.ConnectionClosedError as error:
-            raise KeyStoreUnreachable(f"{self._where} ended the connection without an answer") from error
         except (aws.ConnectionError, aws.HTTPClientError) as error:
+            if isinstance(cause := error.__cause__, KeyStoreUnreachable):
+                raise KeyStoreUnreachable(str(cause)) from cause.__cause__
             raise KeyStoreUnreachable(
-                f"{self._where} cannot be reached: is the endpoint right? ({type(error).__name__})"
+                f"{_SERVICE}: whoever gives {self._credentials} cannot be reached ({type(error).__name__})"
             ) from error
         except (aws.CredentialRetrievalError, aws.NoCredentialsError, RuntimeError) as error:
             # The last is for those that are over, although they were just renewed.
@@ -257,6 +261,25 @@ class AWSStore(KeyStore):
             raise KeyStoreError(f"{_SERVICE}: {self._credentials} cannot be had any more: {words}") from error
         except aws.BotoCoreError as error:
             raise KeyStoreError(f"{self._where}: {operation} failed ({type(error).__name__})") from error
+        except (AttributeError, TypeError, ValueError):  # over which the library stumbles that checks no answer
+            raise self._strange() from None
+
+    def _send(self, request: Any, **_: Any) -> "AWSResponse":
+        """What the library would send over connections of its own, and in no time of ours."""
+        from botocore.awsrequest import AWSResponse
+        from botocore.exceptions import HTTPClientError
+
+        seconds = min(TRY_SECONDS, self._thread.until - time.monotonic())
+        path = "/" if urlsplit(request.url).path == "/" else ""  # that of the endpoint, which needs none more
+        try:
+            answer = self._http.call(
+                request.method, path, body=request.body, headers=dict(request.headers), retries=0, seconds=seconds
+            )
+        except KeyStoreUnreachable as error:
+            if seconds < TRY_SECONDS:
+                raise  # there is no time for another try
+            raise HTTPClientError(error=error) from error  # after which the library tries again
+        return AWSResponse(request.url, answer.status, answer.headers, _Body(answer.body))
 
     def _refusal(self, error: "ClientError") -> KeyStoreError:
         from keswick.keystore.http import printable
@@ -308,6 +331,13 @@ class AWSStore(KeyStore):
         return KeyStoreError(
             f"{self._where} answered with what is none of Secrets Manager's answers: is it the right one?"
         )
+
+
+class _Body(BytesIO):
+    """Of an answer, as the library reads it."""
+
+    def stream(self) -> Iterator[bytes]:
+        yield self.getvalue()
 
 
 class _Refused(KeyStoreError):

@@ -156,7 +156,7 @@ class AzureStore(KeyStore):
             pass
 
     def list(self, prefix: str) -> Sequence[str]:
-        secrets = self._items(f"/secrets?maxresults={PAGE}&{_API}", self._http.deadline())
+        secrets = self._items(f"/secrets?maxresults={PAGE}&{_API}")
         names = dict.fromkeys(secret.name for secret in secrets if not secret.managed)
         return [name for name in names if name.startswith(prefix) and is_stored_name(name)]
 
@@ -258,11 +258,16 @@ class AzureStore(KeyStore):
     def _probe(self, until: float) -> None:
         self._expect(200, self._call("GET", f"/secrets?maxresults=1&{_API}", until), "list")
 
-    def _items(self, path: str, until: float) -> "Iterator[_Version]":
-        """Those of all pages; none if there is no such secret."""
+    def _items(self, path: str, until: float | None = None) -> "Iterator[_Version]":
+        """Those of all pages, each of which has time of its own unless there is an end; none if there is no such
+        secret."""
         following: str | None = path
+        pages: set[str] = set()
         while following:
-            answer = self._call("GET", following, until)
+            if following in pages:
+                raise self._malformed()
+            pages.add(following)
+            answer = self._call("GET", following, until or self._http.deadline())
             if answer.status == 404 and following == path and _code(answer) == "SecretNotFound":
                 return
             page = self._expect(200, answer, "list")

@@ -18,6 +18,7 @@ from keswick.keystore.contract import KeyNotFound, KeyStore, KeyStoreError, KeyS
 from keswick.keystore.fs import FSStore
 from keswick.keystore.sealing import MAGIC, RootKey, SealedValueError
 from keswick.keystore.section import PEM_FILE, PEM_FILES, TEXT, URL, Setting, Shape
+from keswick.keystore.vault import LOGIN_SETTINGS
 
 if TYPE_CHECKING:
     from keswick.keystore.seals import Seal
@@ -92,23 +93,9 @@ SETTINGS = (
     _setting("transit.engine", "path of the transit engine", "path", "kes-transit", default="transit"),
     _setting("transit.namespace", "in which the engine is", "path", "team-a"),
     _setting("transit.token.file", "the file that holds a token", "path", "/run/kes/token", needed="transit.token"),
-    _setting("transit.approle.id", "role ID", TEXT, "${VAULT_APPROLE_ID}", needed="transit.approle"),
-    _setting("transit.approle.secret", "secret ID", TEXT, "${VAULT_APPROLE_SECRET}", needed="transit.approle"),
-    _setting("transit.approle.engine", "path of the login method", "path", "kes-approle", default="approle"),
-    _setting(
-        "transit.approle.namespace", "in which to log in; `/` for none", "path", "/", otherwise="that of the engine"
-    ),
-    _setting("transit.kubernetes.role", "name of the role", TEXT, "kes", needed="transit.kubernetes"),
-    _setting(
-        "transit.kubernetes.jwt",
-        "the token of the service account",
-        "token or, with a `/` in it, the path of a file",
-        "/var/run/secrets/kubernetes.io/serviceaccount/token",
-        needed="transit.kubernetes",
-    ),
-    _setting("transit.kubernetes.engine", "path of the login method", "path", "kes-kubernetes", default="kubernetes"),
-    _setting(
-        "transit.kubernetes.namespace", "in which to log in; `/` for none", "path", "/", otherwise="that of the engine"
+    *(
+        login._replace(name=f"transit.{login.name}", needed=login.needed and f"transit.{login.needed}", own=True)
+        for login in LOGIN_SETTINGS
     ),
     _setting("transit.tls.key", "private key of the client", PEM_FILE, "/etc/kes/vault.key", needed="transit.tls.cert"),
     _setting("transit.tls.cert", "certificate of the client", PEM_FILE, "/etc/kes/vault.crt", needed="transit.tls.key"),

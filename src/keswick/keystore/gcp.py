@@ -18,6 +18,8 @@ from keswick.names import is_stored_name
 if TYPE_CHECKING:
     from google.api_core.exceptions import GoogleAPICallError
 
+    from keswick.keystore.http import HttpService
+
 SHAPE = Shape(
     required=("project_id",),
     defaults={"endpoint": "secretmanager.googleapis.com:443"},
@@ -57,8 +59,6 @@ TRY_SECONDS = 5.0
 """For one of the tries that share the time of a call."""
 
 _SERVICE = "the key store 'gcp.secretmanager'"
-_CONNECTIONS = 32
-
 _CHANNEL = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -117,7 +117,7 @@ class GCPStore(KeyStore):
             else "the application default credentials"
         )
         self.status()
-        self._client = (_rest if over_rest else _grpc)(self._http.endpoint, settings)
+        self._client = (_rest if over_rest else _grpc)(self._http, settings)
 
     def status(self) -> float:
         begin = time.perf_counter()
@@ -127,23 +127,27 @@ class GCPStore(KeyStore):
     def create(self, name: str, value: bytes) -> None:
         if not _is_secret_name(name):
             raise KeyStoreError(f"{name!r} cannot be the name of a secret in Google's Secret Manager")
-        if not self._make_secret(name) and self._has_value(name):
+        until = self._http.deadline()
+        if not self._make_secret(name, until) and self._has_value(name, until):
             raise KeyExists(name)
         # Somebody else may be here, too, with the same secret: Google numbers the versions.
         secret = f"{self._project}/secrets/{name}"
-        version, retried = self._call("add_secret_version", parent=secret, payload={"data": value})
+        version, retried = self._call("add_secret_version", until, parent=secret, payload={"data": value})
         path, _, number = version.name.rpartition("/versions/")
         if not path.endswith(f"/secrets/{name}") or not number.isdecimal():
             raise self._strange()
-        if number != "1" and not (retried and self._is_value(name, value)):
+        if number != "1" and not (retried and self._is_value(name, value, until)):
             raise KeyExists(name)
 
     def get(self, name: str) -> bytes:
+        return self._get(name, self._http.deadline())
+
+    def _get(self, name: str, until: float) -> bytes:
         if not _is_secret_name(name):
             raise KeyNotFound(name)
         first = f"/secrets/{name}/versions/1"
         try:
-            found, _ = self._call("access_secret_version", name=self._project + first)
+            found, _ = self._call("access_secret_version", until, name=self._project + first)
         except _Refused as refusal:
             if refusal.status == 404:
                 raise KeyNotFound(name) from None
@@ -156,7 +160,7 @@ class GCPStore(KeyStore):
         if not _is_secret_name(name):
             raise KeyNotFound(name)
         try:
-            self._call("delete_secret", name=f"{self._project}/secrets/{name}")
+            self._call("delete_secret", self._http.deadline(), name=f"{self._project}/secrets/{name}")
         except _Refused as refusal:
             if refusal.status != 404:
                 raise
@@ -165,20 +169,22 @@ class GCPStore(KeyStore):
 
     def list(self, prefix: str) -> Iterable[str]:
         names: set[str] = set()
+        tokens: set[str] = set()
         token = ""
         while True:
-            page, _ = self._call("list_secrets", parent=self._project, page_token=token)
+            page, _ = self._call("list_secrets", self._http.deadline(), parent=self._project, page_token=token)
             names.update(secret.name.rpartition("/")[2] for secret in page.secrets)
             if not page.next_page_token:
                 return [name for name in names if name.startswith(prefix) and is_stored_name(name)]
-            if page.next_page_token == token:
-                raise self._strange()
             token = page.next_page_token
+            if token in tokens:
+                raise self._strange()
+            tokens.add(token)
 
     def warnings(self) -> Sequence[str]:
         """What a first call shows, since the endpoint answers whoever asks."""
         try:
-            self._call("list_secrets", parent=self._project, page_size=1)
+            self._call("list_secrets", self._http.deadline(), parent=self._project, page_size=1)
         except KeyStoreError as error:
             return [str(error)]
         return []
@@ -187,11 +193,11 @@ class GCPStore(KeyStore):
         self._client.transport.close()
         self._http.close()
 
-    def _make_secret(self, name: str) -> bool:
+    def _make_secret(self, name: str, until: float) -> bool:
         """False if there is one of that name."""
         secret: dict[str, Any] = {"replication": {"automatic": {}}}
         try:
-            made, _ = self._call("create_secret", parent=self._project, secret_id=name, secret=secret)
+            made, _ = self._call("create_secret", until, parent=self._project, secret_id=name, secret=secret)
         except _Refused as refusal:
             if refusal.status == 409:
                 return False
@@ -200,9 +206,9 @@ class GCPStore(KeyStore):
             raise self._strange()
         return True
 
-    def _has_value(self, name: str) -> bool:
+    def _has_value(self, name: str, until: float) -> bool:
         try:
-            self.get(name)
+            self._get(name, until)
         except KeyNotFound:
             return False
         except _Refused as refusal:
@@ -210,13 +216,13 @@ class GCPStore(KeyStore):
                 raise
         return True
 
-    def _is_value(self, name: str, value: bytes) -> bool:
+    def _is_value(self, name: str, value: bytes, until: float) -> bool:
         try:
-            return self.get(name) == value
+            return self._get(name, until) == value
         except KeyNotFound:
             return False
 
-    def _call(self, method: str, **request: Any) -> tuple[Any, bool]:
+    def _call(self, method: str, until: float, **request: Any) -> tuple[Any, bool]:
         """The answer to one call, such as `list_secrets`, and whether an earlier try may have been carried out.
 
         Raises _Refused, or another KeyStoreError.
@@ -224,15 +230,12 @@ class GCPStore(KeyStore):
         from google.api_core.exceptions import Aborted, GoogleAPICallError, ServerError
         from google.auth.exceptions import GoogleAuthError, TransportError
         from google.protobuf.json_format import ParseError
-        from requests import RequestException, Timeout
-        from requests.exceptions import SSLError
 
         from keswick.keystore import http
 
-        deadline = self._http.deadline()
         for left in range(http.RETRIES, -1, -1):
             retried = left < http.RETRIES
-            seconds = min(TRY_SECONDS, max(0.001, deadline - time.monotonic()))
+            seconds = min(TRY_SECONDS, max(0.001, until - time.monotonic()))
             failure: KeyStoreError
             try:
                 return getattr(self._client, method)(request=request, retry=None, timeout=seconds), retried
@@ -246,21 +249,11 @@ class GCPStore(KeyStore):
             except GoogleAuthError as error:
                 words = http.printable(str(error))
                 raise KeyStoreError(f"{_SERVICE}: there is no access token for {self._credentials}: {words}") from None
-            except Timeout:
-                failure = KeyStoreUnreachable(f"{self._where} did not answer in time")
-            except SSLError:
-                failure = KeyStoreUnreachable(
-                    f"{self._where}: the TLS handshake failed: set 'SSL_CERT_FILE' to the authority that issued its "
-                    "certificate"
-                )
-            except RequestException as error:
-                failure = KeyStoreUnreachable(
-                    f"{self._where} cannot be reached, or ended the connection: is the endpoint right? "
-                    f"({type(error).__name__})"
-                )
-            except ParseError:
+            except KeyStoreUnreachable as error:  # over REST
+                failure = error
+            except (ParseError, AttributeError, TypeError, ValueError):  # the library checks little of an answer
                 raise self._strange() from None
-            if not left or not self._http.wait(deadline):
+            if not left or not self._http.wait(until):
                 raise failure
         raise AssertionError("the last try returns or raises")
 
@@ -304,7 +297,7 @@ class _Refused(KeyStoreError):
         """Whether an earlier try of the same call may have been carried out."""
 
 
-def _grpc(url: str, settings: Mapping[str, str]) -> Any:
+def _grpc(service: "HttpService", settings: Mapping[str, str]) -> Any:
     """A client that calls over gRPC, all at once through one connection."""
     import ssl
 
@@ -319,7 +312,7 @@ def _grpc(url: str, settings: Mapping[str, str]) -> Any:
 
     trusted = "".join(map(ssl.DER_cert_to_PEM_cert, roots.system()))
     transport = Transport(
-        host=urlsplit(url).netloc,
+        host=urlsplit(service.endpoint).netloc,
         credentials=_credentials(settings),
         channel=channel,
         ssl_channel_credentials=grpc.ssl_channel_credentials(trusted.encode() or None),
@@ -328,38 +321,57 @@ def _grpc(url: str, settings: Mapping[str, str]) -> Any:
     return SecretManagerServiceClient(transport=transport)
 
 
-def _rest(url: str, settings: Mapping[str, str]) -> Any:
+def _rest(service: "HttpService", settings: Mapping[str, str]) -> Any:
     """A client that calls over HTTP. Without TLS, as emulators are called, nobody is shown credentials."""
     from google.auth.credentials import AnonymousCredentials
     from google.cloud.secretmanager_v1 import SecretManagerServiceClient
     from google.cloud.secretmanager_v1.services.secret_manager_service.transports import (
         SecretManagerServiceRestTransport as Transport,
     )
-    from requests.adapters import HTTPAdapter
+    from requests import Response
+    from requests.adapters import BaseAdapter
+
+    base = urlsplit(service.endpoint).path
+
+    class Adapter(BaseAdapter):
+        """Sends what the library would send over connections of its own, with another trust and in no time of ours."""
+
+        def send(self, request: Any, *_: Any, **options: Any) -> Response:
+            answer = service.call(
+                request.method,
+                request.path_url.removeprefix(base),
+                body=request.body.encode() if request.body else None,
+                headers=request.headers,
+                retries=0,
+                seconds=options["timeout"],
+            )
+            if answer.status in range(201, 400) or (answer.status == 200 and not _is_answer(answer.json())):
+                # What is not Secret Manager's would pass for the empty answer to a deletion, or lead elsewhere.
+                raise KeyStoreError(
+                    f"{_SERVICE} at {service.endpoint} answered {answer.reason}, but not as Secret Manager does: is "
+                    "the endpoint right?"
+                )
+            response = Response()
+            response.status_code, response.request, response.url = answer.status, request, request.url
+            response.headers.update(answer.headers)
+            response._content = answer.body
+            return response
+
+        def close(self) -> None:
+            """They are the store's."""
 
     transport = Transport(
-        host=url,
-        credentials=_credentials(settings) if url.startswith("https:") else AnonymousCredentials(),
+        host=service.endpoint,
+        credentials=_credentials(settings) if service.tls else AnonymousCredentials(),
         always_use_jwt_access=True,
     )
-    session = transport._session  # which it makes itself, for ten connections and the roots of another package
-    session.mount(url, HTTPAdapter(pool_maxsize=_CONNECTIONS, pool_block=True))
-    session.verify = roots.file() or True
-    session.hooks["response"].append(_refuse_what_is_no_answer)
+    for scheme in ("https://", "http://"):
+        transport._session.mount(scheme, Adapter())
     return SecretManagerServiceClient(transport=transport)
 
 
-def _refuse_what_is_no_answer(response: Any, **options: Any) -> None:
-    """An answer that is none of Secret Manager's passes for an empty one otherwise, as that to a deletion is."""
-    if response.status_code != 200:
-        return
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict) or (body and not body.keys() & _FIELDS):
-        url = response.url.partition("?")[0]
-        raise KeyStoreError(f"{_SERVICE}: the answer of {url} is none of Secret Manager's: is the endpoint right?")
+def _is_answer(body: object) -> bool:
+    return isinstance(body, dict) and (not body or not body.keys().isdisjoint(_FIELDS))
 
 
 def _credentials(settings: Mapping[str, str]) -> Any:

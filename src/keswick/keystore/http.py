@@ -8,19 +8,27 @@ A connection that is refused, a name that is not known and a certificate that is
 import json
 import os
 import random
+import socket
 import ssl
+import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.client import responses
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from http.client import HTTPException, HTTPResponse, IncompleteRead, responses
+from io import BufferedReader, RawIOBase
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
+    ClosedPoolError,
     ConnectTimeoutError,
     HTTPError,
     NameResolutionError,
@@ -38,12 +46,24 @@ from keswick.keystore.contract import KeyStoreError, KeyStoreUnreachable
 MOST_CONNECTIONS = 32
 """To one service: as many as the server has threads for its key store."""
 CONNECT_SECONDS = 5.0
+"""For all addresses of a host."""
 CALL_SECONDS = 12.0
 """For one call with all its tries: less than the 15 seconds that the server's clients wait."""
 MAX_REPLY = 32 << 20
 """Bytes of an answer."""
 RETRIES = 2
 _TROUBLED = frozenset({500, 502, 503, 504})
+_SOCKET_OPTIONS = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)] + [
+    (socket.IPPROTO_TCP, getattr(socket, name), value)
+    for name, value in (
+        ("TCP_KEEPIDLE", 20),
+        ("TCP_KEEPINTVL", 5),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", 6000),
+    )
+    if hasattr(socket, name)
+]
+"""With which firewalls do not forget a connection that is kept, and a peer that is gone without a word is noticed."""
 
 
 def pause_seconds() -> float:
@@ -54,17 +74,17 @@ def pause_seconds() -> float:
 @dataclass(frozen=True, slots=True)
 class Answer:
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     """Names are matched in any case."""
     body: bytes = field(repr=False)
-    retried: bool
+    retried: bool = False
     """Whether an earlier try may have been carried out, though its answer did not arrive."""
 
     def json(self) -> Any:
         """The body, or None where it is no JSON."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
 
     @property
@@ -101,22 +121,29 @@ class HttpService:
         self.endpoint = endpoint = endpoint.strip().rstrip("/")
         url = _service_url(endpoint)
         if url is None:
-            raise KeyStoreError(f"{service}: the endpoint '{endpoint}' is no URL: write it as https://HOST:PORT")
-        self._base = url.path.rstrip("/")
+            shown = "" if "@" in endpoint else f" '{endpoint}'"  # before an @ there may be a password
+            raise KeyStoreError(f"{service}: the endpoint{shown} is no URL: write it as https://HOST:PORT")
         self._should_retry = should_retry
         self._ca_setting = ca_setting
-        options: dict[str, Any] = {"maxsize": MOST_CONNECTIONS, "block": True}
         self.tls: ssl.SSLContext | None = None
         """Whom it trusts and what it shows, for other connections of the same store."""
+        options: dict[str, Any] = {"maxsize": MOST_CONNECTIONS}
         if url.scheme == "https":
             options["ssl_context"] = self.tls = self._context(ca, only_ca, certificate, minimum_version)
-        proxy = getproxies().get(url.scheme)
-        pools: urllib3.PoolManager = (
-            urllib3.ProxyManager(proxy, **options)
-            if proxy and not proxy_bypass(url.hostname or "")
-            else urllib3.PoolManager(**options)
-        )
-        self._pools = pools
+        proxy = _proxy(url)
+        try:
+            pools = _pools(proxy, options)
+        except HTTPError as error:
+            raise KeyStoreError(
+                f"{service}: {url.scheme.upper()}_PROXY of the environment names no proxy that can be used: write it "
+                "as http://HOST:PORT"
+            ) from error
+        self._base, self._where = url.path, f"{service} at {endpoint}"
+        if proxy:
+            self._where += f" (through the proxy {urlsplit(proxy).netloc.rpartition('@')[2]})"
+            if url.scheme == "http":
+                self._base = endpoint  # such a proxy is told the whole URL
+        self._free = threading.Semaphore(MOST_CONNECTIONS)
         self._pool = pools.connection_from_url(f"{url.scheme}://{url.netloc}")
 
     def deadline(self) -> float:
@@ -154,7 +181,7 @@ class HttpService:
                     raise KeyStoreUnreachable(str(lost)) from lost.__cause__
                 continue
             if not self._should_retry(answer.status) or not left or not self.wait(deadline):
-                return Answer(answer.status, answer.headers, answer.data, unanswered)
+                return replace(answer, retried=unanswered)
             unanswered = True  # what a service in trouble has done nobody knows
         raise AssertionError("the last try returns or raises")
 
@@ -176,10 +203,11 @@ class HttpService:
     def unexpected(self, answer: Answer, words: str = "") -> KeyStoreError:
         """The error for an answer that a store cannot use; `words`: what the service says of it."""
         kind = KeyStoreUnreachable if answer.status in (502, 503, 504) else KeyStoreError
-        return kind(f"{self.service} at {self.endpoint} answered {answer.reason}{words and f': {printable(words)}'}")
+        return kind(f"{self._where} answered {answer.reason}{words and f': {printable(words)}'}")
 
     def close(self) -> None:
-        self._pools.clear()
+        """Connections in use are closed when their calls are over."""
+        self._pool.close()
 
     def wait(self, deadline: float) -> bool:
         """Whether there is time for another try, after a pause."""
@@ -192,66 +220,70 @@ class HttpService:
     def _try(
         self,
         method: str,
-        path: str,
+        url: str,
         body: bytes | None,
         headers: Mapping[str, str],
         deadline: float,
         max_reply: int,
-    ) -> "_Whole":
-        with self._failures():
-            left = max(0.001, deadline - time.monotonic())
-            response = self._pool.urlopen(
-                method,
-                path,
-                body=body,
-                headers=headers,
-                retries=False,
-                redirect=False,
-                timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, left), read=left),
-                pool_timeout=left,  # type: ignore[arg-type] # it may be a fraction
-                preload_content=False,
-                assert_same_host=False,
-            )
-            try:
-                data = b""
-                # Piece by piece, so that an answer that trickles in does not outlive the call.
-                while piece := response.read1(1 << 16) if hasattr(response, "read1") else response.read(1 << 16):
-                    data += piece
+    ) -> Answer:
+        if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise KeyStoreUnreachable(f"all {MOST_CONNECTIONS} connections to {self.service} are in use")
+        try:
+            with self._failures():
+                left = max(0.001, deadline - time.monotonic())
+                response = self._pool.urlopen(
+                    method,
+                    url,
+                    body=body,
+                    headers=headers,
+                    retries=False,
+                    redirect=False,
+                    timeout=urllib3.Timeout(total=left, connect=min(CONNECT_SECONDS, left)),
+                    preload_content=False,
+                    assert_same_host=False,
+                )
+                try:
+                    data = response.read(max_reply + 1)
                     if len(data) > max_reply:
                         response.close()
                         raise KeyStoreError(f"{self.service} answered with more than {max_reply} bytes")
-                    if time.monotonic() > deadline:
-                        response.close()
-                        raise _Lost(f"{self.service} at {self.endpoint} did not answer in time")
-            finally:
-                response.release_conn()
-            return _Whole(response.status, response.headers, data)
+                finally:
+                    response.release_conn()
+                return Answer(response.status, response.headers, data)
+        finally:
+            self._free.release()
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
-        where = f"{self.service} at {self.endpoint}"
+        where = self._where
         try:
             yield
         except SSLError as error:
-            raise KeyStoreUnreachable(f"{where}: {_tls_words(error, self._ca_setting)}") from error
+            cause = error.args[0] if error.args else error
+            if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+                raise _Lost(f"{where} ended the connection without an answer") from error
+            raise KeyStoreUnreachable(f"{where}: {_tls_words(cause, self._ca_setting)}") from error
         except NameResolutionError as error:
             raise KeyStoreUnreachable(
                 f"{where}: its host name is not known; look at the endpoint and at DNS"
             ) from error
         except ProxyError as error:
-            raise KeyStoreUnreachable(f"{where}: the proxy of the environment does not let it through") from error
+            raise KeyStoreUnreachable(f"{where}: the proxy does not let it through: {_proxy_words(error)}") from error
         except NewConnectionError as error:
-            cause = error.__cause__
-            words = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else "no connection"
             raise KeyStoreUnreachable(
-                f"{where} cannot be reached ({words}): is it running, and the endpoint right?"
+                f"{where} cannot be reached ({_system_words(error)}): is it running, and the endpoint right?"
             ) from error
         except ConnectTimeoutError as error:
             raise KeyStoreUnreachable(f"{where} cannot be reached in time: a firewall, or a wrong endpoint?") from error
         except ReadTimeoutError as error:
             raise _Lost(f"{where} did not answer in time") from error
         except ProtocolError as error:
+            cause = error.args[-1]
+            if isinstance(cause, HTTPException) and not isinstance(cause, ConnectionError | IncompleteRead):
+                raise _Lost(f"{where} answered with what is no HTTP: is the endpoint right?") from error
             raise _Lost(f"{where} ended the connection without an answer") from error
+        except ClosedPoolError as error:
+            raise KeyStoreError(f"{self.service} is closed") from error
         except HTTPError as error:
             raise _Lost(f"{where}: {type(error).__name__}") from error
 
@@ -260,21 +292,21 @@ class HttpService:
     ) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = minimum_version
-        trusted = [] if ca and only_ca else list(roots.system())
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # whom to trust need not be at the end of a chain
+        added: list[bytes] = []
         if ca:
             try:
                 added = list(roots.certificates(Path(ca)))
             except (OSError, ValueError) as error:
                 words = error.strerror if isinstance(error, OSError) else error
                 raise KeyStoreError(f"{self.service}: {self._ca_setting} '{ca}' cannot be used: {words}") from error
-            if not added:
-                raise KeyStoreError(f"{self.service}: {self._ca_setting} '{ca}' holds no certificate in PEM form")
-            trusted += added
-        for der in dict.fromkeys(trusted):
-            try:
+        usable = set()
+        for der in dict.fromkeys([*added, *([] if ca and only_ca else roots.system())]):
+            with suppress(ssl.SSLError):  # one that this library does not know
                 context.load_verify_locations(cadata=der)
-            except ssl.SSLError:  # one that this library does not know, among those of the system
-                continue
+                usable.add(der)
+        if ca and usable.isdisjoint(added):
+            raise KeyStoreError(f"{self.service}: {self._ca_setting} '{ca}' holds no certificate in PEM form")
         if certificate is not None:
             cert, key = certificate
             try:
@@ -291,36 +323,184 @@ class _Lost(Exception):
     """No answer came, and nobody knows whether the call was carried out."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Whole:
-    status: int
-    headers: Mapping[str, str]
-    data: bytes = field(repr=False)
+class _Until(RawIOBase):
+    """What `raw` reads from a socket, for as long as the time limit of the socket is now, and no longer, however little
+    comes at a time."""
+
+    ended = False
+    """Whether the peer has closed it."""
+
+    def __init__(self, raw: RawIOBase, connection: socket.socket) -> None:
+        self._raw = raw
+        self._connection = connection
+        self._end = time.monotonic() + (connection.gettimeout() or 0.0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._connection.settimeout(left)
+        count = self._raw.readinto(buffer)
+        self.ended = count == 0
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    """Its time limit is for all of it: the library's is from one piece to the next. Half of the headers are none. What
+    comes before an answer, such as 103, is passed over: the library takes it for the answer, and what follows for that
+    to the next request."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self._source = _Until(self.fp.detach(), sock)
+        self.fp = BufferedReader(self._source)
+
+    def begin(self) -> None:
+        super().begin()
+        while self.status < 200 and not self._source.ended:
+            self.headers = None  # type: ignore[assignment] # as before the first one
+            super().begin()
+        if self._source.ended:
+            raise IncompleteRead(b"")
+
+
+class _Connection(HTTPConnection):
+    """Its time limit is for all addresses that the host has, each of which gets its share, and for what comes before
+    the first request, too: the library's is for each of them."""
+
+    response_class = _Response
+
+    def _new_conn(self) -> socket.socket:
+        end = time.monotonic() + float(self.timeout or 0.0)
+        failure: OSError | None = None
+        try:
+            addresses = socket.getaddrinfo(self._dns_host.strip("[]"), self.port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        for number, (family, kind, protocol, _, address) in enumerate(addresses):
+            try:
+                connection = socket.socket(family, kind, protocol)
+            except OSError as error:
+                failure = error
+                continue
+            try:
+                for option in _SOCKET_OPTIONS:
+                    connection.setsockopt(*option)
+                connection.settimeout(max(0.001, (end - time.monotonic()) / (len(addresses) - number)))
+                connection.connect(address)
+                connection.settimeout(max(0.001, end - time.monotonic()))
+                return connection
+            except OSError as error:
+                failure = error
+                connection.close()
+        if isinstance(failure, TimeoutError):
+            raise ConnectTimeoutError(self, "") from failure
+        raise NewConnectionError(self, "") from failure
+
+
+class _TLSConnection(_Connection, HTTPSConnection):
+    pass
+
+
+class _Connections(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TLSConnections(HTTPSConnectionPool):
+    ConnectionCls = _TLSConnection
+
+
+def _pools(proxy: str | None, options: Mapping[str, Any]) -> urllib3.PoolManager:
+    """Raises HTTPError for a proxy that cannot be used."""
+    if proxy is None:
+        pools = urllib3.PoolManager(**options)
+    else:
+        auth = urllib3.util.parse_url(proxy).auth
+        login = {"Proxy-Authorization": f"Basic {b64encode(unquote(auth).encode()).decode()}"} if auth else None
+        pools = urllib3.ProxyManager(proxy, proxy_headers=login, **options)
+    pools.pool_classes_by_scheme = {"http": _Connections, "https": _TLSConnections}
+    return pools
+
+
+def _proxy(url: SplitResult) -> str | None:
+    """That of the environment which leads to a service, if any: none to this machine itself, nor to what NO_PROXY
+    names, which may be hosts, with ports or without, addresses, and networks."""
+    proxies, host = getproxies(), url.hostname or ""
+    if not (proxy := proxies.get(url.scheme)) or host == "localhost":
+        return None
+    port = url.port or {"https": 443, "http": 80}[url.scheme]
+    if proxy_bypass(host) or proxy_bypass(f"{host}:{port}"):
+        return None
+    with suppress(ValueError):  # the host is no address
+        address = ip_address(host)
+        if address.is_loopback or any(address in network for network in _networks(proxies.get("no", ""))):
+            return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _networks(text: str) -> Iterator[IPv4Network | IPv6Network]:
+    for entry in text.split(","):
+        with suppress(ValueError):
+            yield ip_network(entry.strip().strip("[]"), strict=False)
 
 
 def _service_url(text: str) -> SplitResult | None:
-    """None where it does not name a service."""
+    """None where it does not name a service, or more than that."""
     try:
         url = urlsplit(text)
+        urllib3.util.parse_url(text)
+        (url.hostname or "").encode("idna")
         named = url.scheme in ("https", "http") and url.hostname and url.port != 0
-    except ValueError:  # a port that is no number, half an address
+    except ValueError:  # a port that is no number, half an address, a name that DNS cannot have
         return None
-    return url if named and text.split() == [text] else None
+    return url if named and text.split() == [text] and not ("@" in url.netloc or url.query or url.fragment) else None
 
 
 def _no_password() -> str:
     raise ValueError("the private key is encrypted, which is not supported here")
 
 
-def _tls_words(error: SSLError, ca_setting: str) -> str:
-    cause = error.args[0] if error.args else error
-    while isinstance(cause, Exception) and not isinstance(cause, ssl.SSLError) and cause.__cause__ is not None:
-        cause = cause.__cause__
+_OTHER_NAMES, _OTHER_TIMES = (62, 64), (9, 10)
+"""What OpenSSL calls a certificate of another host, and one that is not valid yet or any more."""
+
+
+def _tls_words(cause: object, ca_setting: str) -> str:
     if isinstance(cause, ssl.SSLCertVerificationError):
-        issuer = f"set '{ca_setting}' to the authority that issued it"
-        return f"its certificate is not trusted ({cause.verify_message}): {issuer}"
+        advice = f"set '{ca_setting}' to the authority that issued it"
+        if cause.verify_code in _OTHER_NAMES:
+            advice = "write the endpoint as its certificate names the host"
+        if cause.verify_code in _OTHER_TIMES:
+            advice = "renew it there, or set the clock of this machine"
+        return f"its certificate is not trusted ({cause.verify_message}): {advice}"
     reason = getattr(cause, "reason", None) or str(cause)
-    return f"the TLS handshake failed ({reason})"
+    advice = ": does it speak TLS?" if reason == "WRONG_VERSION_NUMBER" else ""
+    return f"the TLS handshake failed ({reason}){advice}"
+
+
+def _system_words(error: Exception) -> str:
+    cause = error.__cause__
+    return os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else "no connection"
+
+
+def _proxy_words(error: ProxyError) -> str:
+    match error.original_error:
+        case NameResolutionError():
+            return "its host name is not known"
+        case NewConnectionError() as cause:
+            return _system_words(cause)
+        case SSLError() as cause:
+            return f"the TLS handshake failed: {printable(str(cause))}"
+        case urllib3.exceptions.TimeoutError():
+            return "it does not answer in time"
+        case cause:
+            return printable(str(cause))
 
 
 def printable(text: str) -> str:

@@ -91,13 +91,18 @@ class KeySecureStore(KeyStore):
         until = self._http.deadline()
         self._get(name, until)
         answer = self._call("DELETE", f"{_path(name)}?type=name", until)
-        if answer.status == 404 and not answer.retried:
-            self._get(name, until)  # raises KeyNotFound if somebody else has deleted it
+        if answer.status == 404:
+            try:
+                self._get(name, until)
+            except KeyNotFound:
+                if answer.retried:
+                    return
+                raise  # somebody else has deleted it
             raise KeyStoreError(
                 f"{_SERVICE} answered 404 to the deletion of the secret '{name}', which is there: the user of "
                 "'credentials.token' lacks the right to delete it"
             )
-        if answer.status not in (204, 404):
+        if answer.status != 204:
             raise self._unexpected(answer, "delete")
 
     def list(self, prefix: str) -> Sequence[str]:
@@ -135,9 +140,10 @@ class KeySecureStore(KeyStore):
         skip = most = 0
         while True:
             page, total = self._page(skip, PAGE)
+            known = len(found)
             found |= {secret.get("id") or secret.get("name"): secret for secret in page}
             skip, most = skip + len(page), max(most, total)
-            if not page or skip >= total:
+            if len(found) == known or skip >= total:
                 return found.values(), most
 
     def _page(self, skip: int, limit: int) -> tuple[Sequence[Mapping[str, Any]], int]:

@@ -551,8 +551,8 @@ class _Server:
     def _no_connection(self, text: str) -> KeyStoreError:
         """What libpq or the server said, in words for an operator. Before there is a connection it has no SQLSTATE."""
         told = {line: line.rpartition(" failed: ")[2] for line in text.splitlines()}
-        if self._password:
-            told = {line: said for line, said in told.items() if self._password not in line}
+        if self._password:  # no word of it, also where it is that of something else
+            told = {line: said.replace(self._password, "...") for line, said in told.items()}
         for pattern, kind, words in _REFUSALS:
             for line, said in told.items():
                 if re.search(pattern, line):

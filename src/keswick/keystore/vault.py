@@ -11,9 +11,8 @@ import binascii
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -23,7 +22,6 @@ from keswick.names import is_stored_name
 
 if TYPE_CHECKING:
     from keswick.keystore.http import Answer
-    from keswick.keystore.vault_session import Login
 
 SHAPE = Shape(
     required=("endpoint",),
@@ -51,22 +49,11 @@ SHAPE = Shape(
     must_log_in=True,
 )
 
-SETTINGS = (
-    Setting("endpoint", "where Vault is", URL, "https://127.0.0.1:8200", needed=""),
-    Setting("engine", "path of the key-value engine", "path", "secret", default="kv"),
-    Setting("version", "of the engine", "`v1` or `v2`", "v2", default="v1"),
-    Setting("namespace", "in which everything is", "path", "team-a"),
-    Setting("prefix", "folder in the engine", "path", "kes"),
+LOGIN_SETTINGS = (
     Setting("approle.id", "role ID", TEXT, "${VAULT_APPROLE_ID}", needed="approle"),
     Setting("approle.secret", "secret ID", TEXT, "${VAULT_APPROLE_SECRET}", needed="approle"),
     Setting("approle.engine", "path of the login method", "path", "kes-approle", default="approle"),
-    Setting(
-        "approle.namespace",
-        "in which to log in; `/` for none",
-        "path",
-        "/",
-        otherwise="that of the store",
-    ),
+    Setting("approle.namespace", "in which to log in; `/` for none", "path", "/", otherwise="that of the rest"),
     Setting("kubernetes.role", "name of the role", TEXT, "kes", needed="kubernetes"),
     Setting(
         "kubernetes.jwt",
@@ -76,13 +63,17 @@ SETTINGS = (
         needed="kubernetes",
     ),
     Setting("kubernetes.engine", "path of the login method", "path", "kes-kubernetes", default="kubernetes"),
-    Setting(
-        "kubernetes.namespace",
-        "in which to log in; `/` for none",
-        "path",
-        "/",
-        otherwise="that of the store",
-    ),
+    Setting("kubernetes.namespace", "in which to log in; `/` for none", "path", "/", otherwise="that of the rest"),
+)
+"""Those of whatever logs in to Vault."""
+
+SETTINGS = (
+    Setting("endpoint", "where Vault is", URL, "https://127.0.0.1:8200", needed=""),
+    Setting("engine", "path of the key-value engine", "path", "secret", default="kv"),
+    Setting("version", "of the engine", "`v1` or `v2`", "v2", default="v1"),
+    Setting("namespace", "in which everything is", "path", "team-a"),
+    Setting("prefix", "folder in the engine", "path", "kes"),
+    *LOGIN_SETTINGS,
     Setting(
         "transit.key",
         "name of a key in Vault that encrypts what is stored",
@@ -96,11 +87,6 @@ SETTINGS = (
     CA,
     Setting("status.ping", "how often to ask whether Vault is sealed", DURATION, "30s", default="10s"),
 )
-
-
-WRONG_SECRET_SECONDS = 240.0
-"""Between two logins with an AppRole that was wrong. The server locks a role for all who use it, by default after five
-wrong logins within 15 minutes."""
 
 _SERVICE = "the key store 'vault'"
 _CIPHERTEXT = re.compile(r"vault:v\d+:")
@@ -117,26 +103,22 @@ class VaultStore(KeyStore):
     refuses the login or has another engine than that of the settings."""
 
     def __init__(self, settings: Mapping[str, str]) -> None:
-        from keswick.keystore.vault_session import Session, new_service
+        from keswick.keystore.vault_session import Session, new_service, parts
 
-        self._engine = _parts(settings["engine"])
-        self._prefix = _parts(settings.get("prefix", ""))
+        self._engine = parts(settings["engine"])
+        self._prefix = parts(settings.get("prefix", ""))
         self._versioned = settings["version"] == "v2"
-        self._transit = _parts(settings["transit.engine"]) if "transit.key" in settings else ""
+        self._transit = parts(settings["transit.engine"]) if "transit.key" in settings else ""
         self._transit_key = quote(settings.get("transit.key", ""), safe="")
-        self._namespace = _namespace(settings.get("namespace", ""), "namespace")
-        login = _login(settings, self._namespace)
-        certificate = (settings["tls.cert"], settings["tls.key"]) if "tls.cert" in settings else None
         self._creating = [threading.Lock() for _ in range(_LOCKS)]
-        self._service = new_service(settings["endpoint"], settings.get("tls.ca"), certificate)
+        self._service = new_service(_SERVICE, settings)
         self.description = f"Hashicorp Vault: {self._service.endpoint}"
         self.atomic_create = self._versioned
         try:
-            self._session = Session(
-                self._service, login, namespace=self._namespace, ping=float(settings["status.ping"])
-            )
+            until = self._service.deadline()
+            self._session = Session(self._service, settings, until, ping=float(settings["status.ping"]))
             try:
-                self._granted = self._check_engine()
+                self._granted = self._check_engine(until)
             except KeyStoreError:
                 self._session.close()
                 raise
@@ -344,10 +326,12 @@ class VaultStore(KeyStore):
 
     # --- the engine ---
 
-    def _check_engine(self) -> bool:
+    def _check_engine(self, until: float) -> bool:
         """Whether the token may do anything in the engine. Raises KeyStoreError when it is not one of keys and values
         of that version."""
-        answer = self._session.call("GET", f"sys/internal/ui/mounts/{self._path()}", self._service.deadline())
+        from keswick.keystore.vault_session import parts
+
+        answer = self._session.call("GET", f"sys/internal/ui/mounts/{self._path()}", until)
         if answer.status != 200:
             return answer.status != 403
         match answer.json():
@@ -367,7 +351,7 @@ class VaultStore(KeyStore):
                 f"{_SERVICE}: the engine '{self._engine}'{self._where()} is of version {right[1:]}: set 'version' to "
                 f"'{right}'"
             )
-        if self._versioned and _parts(path) != self._engine:
+        if self._versioned and parts(path) != self._engine:
             raise KeyStoreError(
                 f"{_SERVICE}: the engine is at '{path}'{self._where()}: set 'engine' to that, and 'prefix' to what "
                 "follows"
@@ -395,7 +379,8 @@ class VaultStore(KeyStore):
         return self._path("data" if self._versioned else "", name)
 
     def _where(self) -> str:
-        return f" in the namespace '{self._namespace}'" if self._namespace else ""
+        namespace = self._session.namespace
+        return f" in the namespace '{namespace}'" if namespace else ""
 
     # --- answers ---
 
@@ -458,61 +443,3 @@ def _is_deleted(answer: "Answer") -> bool:
 
 def _can_be_kept(name: str) -> bool:
     return name.isprintable()
-
-
-def _parts(path: str) -> str:
-    """A path of settings, without slashes that mean nothing. Percent-encoded."""
-    return "/".join(quote(part, safe="") for part in path.split("/") if part)
-
-
-def _namespace(text: str, key: str) -> str:
-    text = text.strip("/")
-    if not (text.isascii() and text.isprintable()):
-        raise KeyStoreError(f"{_SERVICE}: '{key}' can have only printable characters of ASCII")
-    return text
-
-
-def _login(settings: Mapping[str, str], namespace: str) -> "Login":
-    from keswick.keystore.vault_session import RETRY_SECONDS, Login
-
-    method = "approle" if "approle.id" in settings else "kubernetes"
-    engine = settings[f"{method}.engine"]
-    where = f"{method}.namespace"
-    other = settings.get(where)
-    login_namespace = namespace if other is None else _namespace(other, where)
-    credentials: Callable[[], Mapping[str, str]]
-    if method == "approle":
-        role = {"role_id": settings["approle.id"], "secret_id": settings["approle.secret"]}
-        credentials, wrong_seconds = (lambda: role), WRONG_SECRET_SECONDS
-        advice = (
-            "look at 'approle.id' and 'approle.secret', which may have expired, and at 'approle.engine' and "
-            "'approle.namespace'; after several wrong logins a role may be locked for some minutes"
-        )
-    else:
-        jwt, name = settings["kubernetes.jwt"], settings["kubernetes.role"]
-        credentials, wrong_seconds = (lambda: {"jwt": _jwt(jwt), "role": name}), RETRY_SECONDS
-        credentials()
-        advice = (
-            "look at 'kubernetes.role', 'kubernetes.jwt', 'kubernetes.engine' and 'kubernetes.namespace', and whether "
-            "the server reaches Kubernetes"
-        )
-    return Login(f"auth/{_parts(engine)}", credentials, login_namespace, advice, wrong_seconds)
-
-
-def _jwt(setting: str) -> str:
-    """The token, read anew if it is in a file: Kubernetes replaces it before it expires."""
-    if "/" not in setting:
-        if setting.count(".") != 2:
-            raise KeyStoreError(
-                f"{_SERVICE}: 'kubernetes.jwt' is no token. The name of a file needs a '/', such as './token'"
-            )
-        return setting
-    try:
-        token = Path(setting).read_text("ascii").strip()
-    except OSError as error:
-        raise KeyStoreError(f"{_SERVICE}: kubernetes.jwt '{setting}' cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError:
-        token = ""
-    if not token:
-        raise KeyStoreError(f"{_SERVICE}: kubernetes.jwt '{setting}' holds no token")
-    return token

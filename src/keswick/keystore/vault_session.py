@@ -16,7 +16,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from keswick.keystore import http
 from keswick.keystore.contract import KeyStoreError, KeyStoreUnreachable
@@ -31,6 +33,9 @@ RETRY_SECONDS = 3.0
 """After a login that was refused, and between two questions while the server is sealed."""
 UNSURE_SECONDS = 60.0
 """Between two logins for calls that are refused, where a token may not ask whether it is valid."""
+WRONG_SECRET_SECONDS = 240.0
+"""Between two logins with an AppRole that was wrong. The server locks a role for all who use it, by default after five
+wrong logins within 15 minutes."""
 CLOSE_SECONDS = 1.0
 
 HEALTH = "sys/health?drsecondarycode=299&performancestandbycode=299&sealedcode=299&standbycode=299&uninitcode=299"
@@ -43,7 +48,8 @@ _LONGEST_WAIT = 3600.0
 @dataclass(frozen=True, slots=True)
 class Login:
     method: str
-    """Where the method is mounted, such as `auth/approle`."""
+    """Where the method is mounted, such as `auth/approle`; empty where the credentials are a `token`, of which others
+    take care."""
     credentials: Callable[[], Mapping[str, str]] = field(repr=False)
     """Made anew for each login. Raises KeyStoreError."""
     namespace: str
@@ -84,15 +90,22 @@ class _Refused(KeyStoreError):
         self.pause = pause
 
 
-def new_service(endpoint: str, ca: str | None, certificate: tuple[str, str] | None) -> HttpService:
+def new_service(name: str, settings: Mapping[str, str], section: str = "") -> HttpService:
+    """`name`: what errors call it; `section`: what stands before the names of these settings where errors show them."""
     return HttpService(
-        "the key store 'vault'",
-        endpoint,
-        ca=ca,
+        name,
+        settings["endpoint"],
+        ca=settings.get("tls.ca"),
         only_ca=True,
-        certificate=certificate,
+        ca_setting=f"{section}tls.ca",
+        certificate=(settings["tls.cert"], settings["tls.key"]) if "tls.cert" in settings else None,
         should_retry=worth_another_try,
     )
+
+
+def parts(path: str) -> str:
+    """A path of settings, without slashes that mean nothing. Percent-encoded."""
+    return "/".join(quote(part, safe="") for part in path.split("/") if part)
 
 
 def worth_another_try(status: int) -> bool:
@@ -113,15 +126,25 @@ def tries(until: float) -> Iterator[bool]:
 
 
 class Session:
-    """Logs in, and stays so until it is closed. `namespace`: of the calls, empty for none; `ping`: seconds.
+    """Logs in before `until`, a moment of `time.monotonic`, and stays so until it is closed. `section` as for the
+    service; `ping`: how often to ask whether the server is sealed, in seconds.
 
     Raises KeyStoreUnreachable when the server is away or sealed, KeyStoreError when it refuses the login.
     """
 
-    def __init__(self, service: HttpService, login: Login, *, namespace: str, ping: float) -> None:
+    def __init__(
+        self,
+        service: HttpService,
+        settings: Mapping[str, str],
+        until: float,
+        *,
+        section: str = "",
+        ping: float = math.inf,
+    ) -> None:
         self._service = service
-        self._login = login
-        self._namespace = namespace
+        self.namespace = _namespace(service.service, settings.get("namespace", ""), f"{section}namespace")
+        """Of the calls; empty for none."""
+        self._login = _login(service.service, settings, section, self.namespace)
         self._ping = ping
         self._sealed = False
         self._index = ""
@@ -138,7 +161,7 @@ class Session:
         self._failures = 0
         self._renew_at = math.inf
         self._ping_at = time.monotonic() + ping
-        until = service.deadline()
+        self._login.credentials()  # what is wrong with them is told before anything is called
         self._ask_health(until)
         self._token = self._new_token(until)
         self._renew_at = self._token.renew_at
@@ -154,7 +177,7 @@ class Session:
             raise KeyStoreError(f"{self._service.service} is closed")
 
         def send(token: Token) -> Answer:
-            answer = self._send(method, path, until, token, self._namespace, body=body, retries=retries)
+            answer = self._send(method, path, until, token, self.namespace, body=body, retries=retries)
             if answer.status == 503 and "sealed" in self.said(answer):
                 self._note(sealed=True)
                 raise self._is_sealed()
@@ -264,7 +287,7 @@ class Session:
                     self._renew()
         with suppress(KeyStoreError):
             until = time.monotonic() + CLOSE_SECONDS
-            if not self._sealed:
+            if self._login.method and not self._sealed:
                 self._send("PUT", "auth/token/revoke-self", until, self._token, self._login.namespace, retries=0)
 
     def _wait_until_due(self) -> bool:
@@ -318,6 +341,8 @@ class Session:
     def _new_token(self, until: float) -> Token:
         since = time.monotonic()
         namespace, body = self._login.namespace, self._login.credentials()
+        if not self._login.method:
+            return Token(body["token"], renewable=False, seconds=0.0, granted=0.0, since=since, may_ask=False)
         answer = self._send("PUT", f"{self._login.method}/login", until, None, namespace, body=body)
         where = f"'{self._login.method}'" + (f" in the namespace '{namespace}'" if namespace else "")
         if answer.status in (400, 403, 404):
@@ -384,6 +409,62 @@ class Session:
             with self._changed:
                 self._index = _newer(self._index, seen)
         return answer
+
+
+def _namespace(service: str, text: str, setting: str) -> str:
+    text = text.strip("/")
+    if not (text.isascii() and text.isprintable()):
+        raise KeyStoreError(f"{service}: '{setting}' can have only printable characters of ASCII")
+    return text
+
+
+def _login(service: str, settings: Mapping[str, str], section: str, namespace: str) -> Login:
+    """With a token of a file, an AppRole, or a service account of Kubernetes. `namespace`: unless there is one of its
+    own."""
+    if "token.file" in settings:
+        file = settings["token.file"]
+        return Login("", lambda: {"token": _read_token(service, file, f"{section}token.file")}, namespace, "", 0.0)
+    method = "approle" if "approle.id" in settings else "kubernetes"
+    name = f"{section}{method}"
+    if (other := settings.get(f"{method}.namespace")) is not None:
+        namespace = _namespace(service, other, f"{name}.namespace")
+    path = f"auth/{parts(settings[f'{method}.engine'])}"
+    if method == "approle":
+        role = {"role_id": settings["approle.id"], "secret_id": settings["approle.secret"]}
+        advice = (
+            f"look at '{name}.id' and '{name}.secret', which may have expired, and at '{name}.engine' and "
+            f"'{name}.namespace'; after several wrong logins a role may be locked for some minutes"
+        )
+        return Login(path, lambda: role, namespace, advice, WRONG_SECRET_SECONDS)
+    account, jwt = settings["kubernetes.role"], settings["kubernetes.jwt"]
+    advice = (
+        f"look at '{name}.role', '{name}.jwt', '{name}.engine' and '{name}.namespace', and whether the server reaches "
+        "Kubernetes"
+    )
+    return Login(
+        path, lambda: {"role": account, "jwt": _jwt(service, jwt, f"{name}.jwt")}, namespace, advice, RETRY_SECONDS
+    )
+
+
+def _jwt(service: str, jwt: str, setting: str) -> str:
+    """The token, read anew if it is in a file: Kubernetes replaces it before it expires."""
+    if "/" in jwt:
+        return _read_token(service, jwt, setting)
+    if jwt.count(".") != 2:
+        raise KeyStoreError(f"{service}: '{setting}' is no token. The name of a file needs a '/', such as './token'")
+    return jwt
+
+
+def _read_token(service: str, file: str, setting: str) -> str:
+    try:
+        token = Path(file).read_text("ascii").strip()
+    except OSError as error:
+        raise KeyStoreError(f"{service}: {setting} '{file}' cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        token = ""
+    if not is_token(token):
+        raise KeyStoreError(f"{service}: {setting} '{file}' holds no token")
+    return token
 
 
 def _newer(old: str, new: str) -> str:

@@ -4,16 +4,16 @@ A service is started once for all tests. Of it they ask for stores, each empty a
 faults, which a test turns on and off again.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from unittest.mock import patch
 
 from keswick.keystore import KeyStore, http
 from keswick.keystore.table import KINDS
-from support.fault_proxy import FAULTS, FaultProxy
+from support.fault_proxy import FAULTS
 
 Fault = Callable[[], AbstractContextManager[None]]
 
@@ -23,8 +23,6 @@ class Service(NamedTuple):
     """An empty store. The folder is the test's own."""
     faults: Mapping[str, Fault] = {}
     """By the words of `FAULTS` in the suite. A store of this machine has none."""
-    slow: bool = False
-    """Whether each call takes so long that lists of a thousand keys are made of fewer here."""
     listed_early: bool = False
     """Whether a key that is being created is listed before it can be read: the service takes two steps to make it."""
     keeps: Callable[[str], bool] = lambda name: True
@@ -44,18 +42,26 @@ def services() -> dict[str, Start]:
     return found
 
 
-def http_faults(proxy: FaultProxy, *, without: Collection[str] = ()) -> Mapping[str, Fault]:
-    """The faults of a service behind that proxy, for a store whose calls go through `keystore/http.py`; tries follow
-    each other soon, and a call takes two seconds at most. `without`: what this service cannot do, since no answer of it
-    is as strange."""
+HANGING_SECONDS = 0.3
+"""The time that a call is given, instead of twelve seconds, while its service hangs."""
+
+
+class Faulty(Protocol):
+    def fault(self, name: str) -> AbstractContextManager[None]: ...
+
+
+def http_faults(service: Faulty, names: Iterable[str] = FAULTS) -> Mapping[str, Fault]:
+    """The faults of that service, or of a proxy before it, for a store whose calls go through `keystore/http.py`; tries
+    follow each other soon, and a call takes two seconds at most."""
 
     def fault(name: str) -> Fault:
         @contextmanager
         def on() -> Iterator[None]:
             soon = patch.object(http, "pause_seconds", lambda: 0.01)
-            with soon, patch.object(http, "CALL_SECONDS", 2.0), proxy.fault(name):
+            seconds = HANGING_SECONDS if name == "hanging" else 2.0
+            with soon, patch.object(http, "CALL_SECONDS", seconds), service.fault(name):
                 yield
 
         return on
 
-    return {name: fault(name) for name in FAULTS if name not in without}
+    return {name: fault(name) for name in names}

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import count
 from pathlib import Path
 from unittest.mock import patch
 
-from conformance.stores import Service
+from conformance.stores import Service, http_faults
 from keswick.keystore import KeyStore, aws
-from support.fault_proxy import FAULTS, FaultProxy
+from support.fault_proxy import FaultProxy
 from support.moto_server import CREDENTIALS, start_moto
 
 
@@ -19,10 +18,10 @@ def start(folder: Path) -> Iterator[Service]:
         regions = (f"region-{number}" for number in count())
 
         def new_store(folder: Path) -> KeyStore:
-            with patch.object(aws, "READ_SECONDS", 1.0), patch.object(aws, "TRIES", 2):
+            with patch.object(aws, "TRIES", 2):
                 return aws.open({"endpoint": proxy.endpoint, "region": next(regions), **CREDENTIALS})
 
-        yield Service(new_store, {name: partial(proxy.fault, name) for name in FAULTS})
+        yield Service(new_store, http_faults(proxy))
 
 
 SERVICES = {"aws": start}

@@ -42,9 +42,7 @@ def start(folder: Path) -> Iterator[Service]:
                 }
             )
 
-        yield Service(
-            new_store, http_faults(proxy), slow=True, keeps=lambda name: "_" not in name, case_sensitive=False
-        )
+        yield Service(new_store, http_faults(proxy), keeps=lambda name: "_" not in name, case_sensitive=False)
 
 
 SERVICES = {"azure": start}

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from unittest.mock import patch
 
-from conformance.stores import Fault, Service, http_faults
-from keswick.keystore import KeyStore, gcp, http
+from conformance.stores import Service, http_faults
+from keswick.keystore import KeyStore, gcp
 from support import fault_proxy
 from support.drongo_server import start_drongo
 from support.secret_manager import FAULTS, SecretManager
@@ -34,16 +33,7 @@ def start_grpc(folder: Path) -> Iterator[Service]:
             with google.trusted():
                 return gcp.open({"endpoint": google.endpoint, "project_id": next(projects), **google.credentials})
 
-        def fault(name: str) -> Fault:
-            @contextmanager
-            def on() -> Iterator[None]:
-                soon = patch.object(http, "pause_seconds", lambda: 0.01)
-                with soon, patch.object(http, "CALL_SECONDS", 1.0), google.fault(name):
-                    yield
-
-            return on
-
-        faults = {name: fault(name) for name in FAULTS if name in fault_proxy.FAULTS}
+        faults = http_faults(google, [name for name in FAULTS if name in fault_proxy.FAULTS])
         yield Service(new_store, faults, listed_early=True)
 
 

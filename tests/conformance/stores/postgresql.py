@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 from psycopg import sql
 
-from conformance.stores import Fault, Service
+from conformance.stores import HANGING_SECONDS, Fault, Service
 from keswick.keystore import KeyStore, postgresql
 from support.postgresql import PostgreSQL, TCPProxy
 
@@ -26,7 +26,8 @@ def start(folder: Path) -> Iterator[Service]:
         def on_the_way(name: str) -> Fault:
             @contextmanager
             def on() -> Iterator[None]:
-                with patch.object(postgresql, "CALL_SECONDS", 1.0), proxy.on(name):
+                seconds = HANGING_SECONDS if name == "hanging" else 1.0
+                with patch.object(postgresql, "CALL_SECONDS", seconds), proxy.on(name):
                     yield
 
             return on

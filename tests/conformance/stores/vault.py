@@ -1,6 +1,6 @@
 """A real OpenBao server. Each new store has an engine of its own."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -11,9 +11,7 @@ from support.fault_proxy import FaultProxy
 from support.openbao import OpenBao, settings
 
 
-def service(
-    version: int, *, prefix: str = "", namespace: str = "", transit: str = "", without: Collection[str] = ()
-) -> Start:
+def service(version: int, *, prefix: str = "", namespace: str = "", transit: str = "") -> Start:
     @contextmanager
     def start(folder: Path) -> Iterator[Service]:
         with OpenBao(folder) as bao, FaultProxy(bao.plain_port) as proxy:
@@ -29,13 +27,13 @@ def service(
                 section = bao.configuration(engine, version, prefix=prefix, namespace=namespace, transit=transit)
                 return vault.open(settings({**section, "endpoint": proxy.endpoint}))
 
-            yield Service(new_store, http_faults(proxy, without=without))
+            yield Service(new_store, http_faults(proxy))
 
     return start
 
 
 SERVICES = {
-    "vault-v1": service(1, prefix="kes/keys", without=("hanging",)),
+    "vault-v1": service(1, prefix="kes/keys"),
     "vault-v2": service(2),
-    "vault-v2-transit": service(2, prefix="kes", namespace="team", transit="kes", without=("hanging",)),
+    "vault-v2-transit": service(2, prefix="kes", namespace="team", transit="kes"),
 }
