@@ -138,6 +138,8 @@ def test_a_pattern_selects(source: Side, target: Side) -> None:
     assert list(target.values) == ["web-1"]
     assert kes(*words(source, target, "app-[1-2]")).code == 0
     assert target.values == source.values
+    nothing = kes(*words(source, target, "ap-*"))
+    assert (nothing.code, nothing.stderr) == (0, "Warning: no key of the source matches 'ap-*'\n")
 
 
 def test_json_is_all_that_is_printed(source: Side, target: Side) -> None:

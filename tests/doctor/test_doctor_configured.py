@@ -14,6 +14,7 @@ from keswick.doctor import FAILED, OK, WARNING, Finding, configured, examine
 from keswick.doctor.configured import checks
 from keswick.doctor.rights import FOR_ALL
 from keswick.identity import APIKey
+from keswick.keystore import KeyStoreError
 from keswick.keystore.fs import FSStore
 from keswick.server.routes import ROUTES, Access
 from support.certificates import make
@@ -276,6 +277,15 @@ def test_an_encrypted_folder_without_a_header_is_not_given_one(folder: Path) -> 
     (folder / "key").unlink()
     assert fails(found(folder, config), "key store", "'keyfile.path'")
     assert list((folder / "keys").iterdir()) == []
+
+
+def test_a_key_that_could_not_be_made_is_not_said_to_stay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(store: FSStore, name: str, value: bytes = b"") -> None:
+        raise KeyStoreError("only reading is allowed")
+
+    monkeypatch.setattr(FSStore, "create", refuse)
+    monkeypatch.setattr(FSStore, "delete", refuse)
+    assert of("key store write", found(folder, write=True)) == [(FAILED, "only reading is allowed")]
 
 
 def test_a_key_folder_that_cannot_be_made(folder: Path) -> None:

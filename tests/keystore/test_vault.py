@@ -854,6 +854,8 @@ def test_what_is_wrong_with_transit_is_told(bao: OpenBao) -> None:
         store.get("forged")
     denied = pytest.raises(KeyStoreError, match=r"grant 'update' for the path 'transit/encrypt/unknown'")
     with opened(section, transit={"key": "unknown"}) as store, denied:
+        (warning,) = store.warnings()
+        assert warning.startswith("no key can be created: ")
         store.create("my-key", OLDEST)
     section = section_for(bao, 2, rights={"*": ("update", "read", "create")})
     absent = pytest.raises(KeyStoreError, match="has no 'nowhere/encrypt/kes'")
@@ -862,6 +864,12 @@ def test_what_is_wrong_with_transit_is_told(bao: OpenBao) -> None:
 
 
 # --- TLS ---
+
+
+def test_an_endpoint_without_tls_of_a_server_with_it_is_told(bao: OpenBao) -> None:
+    endpoint = f"http://127.0.0.1:{bao.port}"
+    with pytest.raises(KeyStoreError, match="speaks TLS: write the endpoint with https://"):
+        vault.open(settings({**section_for(bao, 2), "endpoint": endpoint}))
 
 
 def test_tls_trusts_whom_it_is_told_to(bao: OpenBao, tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ def migrate(arguments: Arguments) -> int:
     elif not silent:
         _print_result(report, dry_run)
     _print_names(report, merge=existing is Existing.KEEP)
+    if arguments.words and not report.total and not report.stopped:
+        _tell(f"Warning: no key of the source matches '{printable(pattern)}'")
     if kept:
         _tell(f"Values that were deleted at the target are in '{kept}', until a migration ends well")
     if not report.complete:

@@ -51,7 +51,11 @@ def read(section: Section) -> StoreSection:
         raise found[second].error(f"more than one key store is configured: {first!r} and {second!r}; keep one of them")
     ((kind, store),) = found.items()
     module = table.module(kind)
-    meanings = {setting.name: setting.meaning.partition(";")[0] for setting in module.SETTINGS}
+    meanings = {  # those that are no sentence without the name of the setting are left out
+        setting.name: setting.meaning.partition(";")[0]
+        for setting in module.SETTINGS
+        if not setting.meaning.startswith("of ")
+    }
     return StoreSection(kind, _settings(store, module.SHAPE, meanings))
 
 

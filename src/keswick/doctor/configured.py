@@ -7,6 +7,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property, partial
 from ipaddress import ip_address
 from itertools import islice
@@ -341,6 +342,11 @@ class _Configured:
         begin = time.perf_counter()
         try:
             store.create(name, value)
+        except KeyStoreError:
+            with suppress(KeyNotFound, KeyStoreError):  # it may have been made, and its answer lost
+                store.delete(name)
+            raise
+        try:
             if store.get(name) != value:
                 yield failed(f"what was kept as '{name}' comes back changed: no key is safe in this store")
             try:

@@ -8,6 +8,7 @@ A connection that is refused, a name that is not known and a certificate that is
 import json
 import os
 import random
+import re
 import socket
 import ssl
 import threading
@@ -180,6 +181,8 @@ class HttpService:
                 if not left or not self.wait(deadline):
                     raise KeyStoreUnreachable(str(lost)) from lost.__cause__
                 continue
+            if answer.status == 400 and self.tls is None and _WANTS_TLS.search(answer.body):
+                raise KeyStoreError(f"{self.service} at {self.endpoint} speaks TLS: write the endpoint with https://")
             if not self._should_retry(answer.status) or not left or not self.wait(deadline):
                 return replace(answer, retried=unanswered)
             unanswered = True  # what a service in trouble has done nobody knows
@@ -469,6 +472,10 @@ def _no_password() -> str:
 
 _OTHER_NAMES, _OTHER_TIMES = (62, 64), (9, 10)
 """What OpenSSL calls a certificate of another host, and one that is not valid yet or any more."""
+
+
+_WANTS_TLS = re.compile(rb"HTTP request (was sent )?to (an )?HTTPS (server|port)")
+"""In the answers of servers in Go, and of nginx."""
 
 
 def _tls_words(cause: object, ca_setting: str) -> str:

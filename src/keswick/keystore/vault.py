@@ -208,6 +208,11 @@ class VaultStore(KeyStore):
                 f"{_SERVICE}: of two servers that create a key of the same name at the same moment, one may replace "
                 f"the key of the other, for {how}"
             )
+        if self._transit:
+            try:
+                self._to_text("", b"keswick", self._service.deadline())
+            except KeyStoreError as error:
+                found.append(f"no key can be created: {error}")
         url = urlsplit(self._service.endpoint)
         if url.scheme == "http" and url.hostname not in ("localhost", "127.0.0.1", "::1"):
             found.append(f"{_SERVICE}: keys and tokens cross the network in the clear: use an https:// endpoint")

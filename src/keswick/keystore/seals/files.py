@@ -14,7 +14,7 @@ def read(path: str, setting: str) -> bytes:
         with open(path, "rb") as file:
             content = file.read(_MAX_SIZE + 1)
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
+        missing = isinstance(error, FileNotFoundError | IsADirectoryError)
         advice = "name the right file" if missing else "let the user of this process read it"
         raise KeyStoreError(f"'{setting}': '{path}' cannot be read ({error.strerror}): {advice}") from None
     if len(content) > _MAX_SIZE:

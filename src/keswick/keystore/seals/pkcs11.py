@@ -107,7 +107,11 @@ class TokenSeal:
             try:
                 library = pkcs11.lib(self._module)
             except pkcs11.PKCS11Error as error:
-                raise KeyStoreError(f"'pkcs11.module': '{self._module}' cannot be used: {error}") from error
+                words = str(error) or type(error).__name__
+                raise KeyStoreError(
+                    f"'pkcs11.module': '{self._module}' cannot be used ({words}): is it the token's library, and is "
+                    "that set up for this user?"
+                ) from error
             try:
                 with library.get_token(token_label=self._token).open(user_pin=pin) as session:
                     found = list(
