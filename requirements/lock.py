@@ -56,9 +56,7 @@ def check(name: str) -> list[str]:
     problems = []
     pinned: dict[str, list[str]] = {}
     asked_for = set()
-    for package, version, annotation in re.findall(
-        r"^(\S+?)==(\S+)((?:.*\n(?=\s))*.*)$", lock_file(name).read_text(), re.M
-    ):
+    for package, version, annotation in PIN.findall(lock_file(name).read_text()):
         pinned.setdefault(package, []).append(version)
         if "--hash=sha256:" not in annotation:
             problems.append(f"{package} {version} has no hash")

@@ -43,6 +43,7 @@ from urllib3.exceptions import (
 import keswick
 from keswick import roots
 from keswick.keystore.contract import KeyStoreError, KeyStoreUnreachable
+from keswick.keystore.tls import load_pair
 
 MOST_CONNECTIONS = 32
 """To one service: as many as the server has threads for its key store."""
@@ -311,14 +312,7 @@ class HttpService:
         if ca and usable.isdisjoint(added):
             raise KeyStoreError(f"{self.service}: {self._ca_setting} '{ca}' holds no certificate in PEM form")
         if certificate is not None:
-            cert, key = certificate
-            try:
-                context.load_cert_chain(cert, key, _no_password)
-            except (OSError, ValueError) as error:
-                raise KeyStoreError(
-                    f"{self.service}: tls.cert '{cert}' and tls.key '{key}' cannot be used: "
-                    f"{error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else error}"
-                ) from error
+            load_pair(context, self.service, *certificate)
         return context
 
 
@@ -464,10 +458,6 @@ def _service_url(text: str) -> SplitResult | None:
     except ValueError:  # a port that is no number, half an address, a name that DNS cannot have
         return None
     return url if named and text.split() == [text] and not ("@" in url.netloc or url.query or url.fragment) else None
-
-
-def _no_password() -> str:
-    raise ValueError("the private key is encrypted, which is not supported here")
 
 
 _OTHER_NAMES, _OTHER_TIMES = (62, 64), (9, 10)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from keswick import roots
 from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
 from keswick.keystore.section import CA, PEM_FILE, TEXT, Setting, Shape
+from keswick.keystore.tls import load_pair
 from keswick.names import is_stored_name
 
 if TYPE_CHECKING:
@@ -515,7 +516,8 @@ class _Server:
             self._parameters["password"] = self._password
         if "tls.cert" in settings:
             self._parameters |= {"sslcert": settings["tls.cert"], "sslkey": settings["tls.key"]}
-            self._check_certificate(settings["tls.cert"], settings["tls.key"])
+            # libpq passes over a certificate that is not there, and reads both whenever it connects.
+            load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), str(self), settings["tls.cert"], settings["tls.key"])
         self._authorities: int | None = None
         if not is_off and not all(host.startswith(("/", "@")) for host in hosts):
             trusted = self._trusted(settings.get("tls.ca"))
@@ -577,14 +579,6 @@ class _Server:
             where = f"tls.ca '{ca}' holds no certificate in PEM form" if ca else "the system trusts nobody: set tls.ca"
             raise KeyStoreError(f"{self}: {where}")
         return "".join(usable).encode()
-
-    def _check_certificate(self, cert: str, key: str) -> None:
-        """libpq passes over a certificate that is not there, and reads both whenever it connects."""
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(cert, key, _no_password)
-        except (OSError, ValueError) as error:
-            words = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else error
-            raise KeyStoreError(f"{self}: tls.cert '{cert}' and tls.key '{key}' cannot be used: {words}") from error
 
 
 _REFUSALS: tuple[tuple[str, type[KeyStoreError], str], ...] = (
@@ -692,7 +686,3 @@ def _is_text(text: str) -> bool:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
-
-
-def _no_password() -> str:
-    raise ValueError("the private key is encrypted, which is not supported here")
