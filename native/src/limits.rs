@@ -62,6 +62,7 @@ limits! {
     connections: usize = 10_000,
     handshakes: usize = 1_024,
     handshakes_per_address: usize = 128,
+    handshake_grace_seconds: Duration = 1,
     handshake_seconds: Duration = 10,
     header_bytes: usize = 16_384,
     headers: usize = 100,

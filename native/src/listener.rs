@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
@@ -125,7 +125,11 @@ impl Gate {
         };
         let Ok(Farewell { time, arrival }) = farewell else { return };
         ignore_newcomers(&listener);
-        let last_ones = async { while tokio::time::timeout(HALF_MADE, self.accept_one(&listener)).await.is_ok() {} };
+        let last_ones = async {
+            while tokio::time::timeout(HALF_MADE, self.accept_one(&listener)).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
         let _ = tokio::time::timeout(LAST_ONES, last_ones).await;
         drop(listener);
         drop(arrival);
@@ -136,6 +140,9 @@ impl Gate {
     async fn accept_for_ever(self: &Arc<Self>, listener: &tokio::net::TcpListener) -> Infallible {
         loop {
             self.accept_one(listener).await;
+            // The handshakes that can go on have their turn before the next one begins: a crowd waits in the kernel's
+            // queue while this machine is the slow one, so that what is pending, and bounded, waits for its client.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -159,7 +166,8 @@ impl Gate {
         if !proxied {
             self.make_room_of(peer, &mut pending);
         }
-        self.dropped(pending.make_room(self.shared.limits.handshakes));
+        let limits = &self.shared.limits;
+        self.dropped(pending.make_room(limits.handshakes, limits.handshakes_per_address));
         let number = pending.next_number();
         let arrival = Arrival::new(&self.shared);
         let task = tokio::spawn(self.clone().let_in(stream, Origin { peer, proxied }, number, arrival));
@@ -170,7 +178,10 @@ impl Gate {
     }
 
     fn make_room_of(&self, peer: IpAddr, pending: &mut Pending) {
-        self.dropped(pending.make_room_of(peer, self.shared.limits.handshakes_per_address));
+        let limits = &self.shared.limits;
+        while pending.is_slow(peer, limits.handshakes_per_address, limits.handshake_grace_seconds) {
+            self.dropped(pending.drop_oldest_of(peer));
+        }
     }
 
     fn dropped(&self, peer: Option<IpAddr>) {
@@ -258,7 +269,7 @@ impl Gate {
             pending.by_address.clear();
             std::mem::take(&mut pending.by_age)
         };
-        dropped.values().for_each(|(_, task)| task.abort());
+        dropped.values().for_each(|handshake| handshake.task.abort());
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -299,14 +310,20 @@ fn is_about_one_client(error: &io::Error) -> bool {
 
 /// The handshakes that are not done yet, numbered by age.
 ///
-/// When there are too many the oldest one is dropped: a client that shakes hands without delay gets in, however many
-/// stay in the door.
+/// When there are too many an old one is dropped: a client that shakes hands without delay gets in, however many stay in
+/// the door. A crowd that comes at once from one address, such as that of a proxy, is let in as far as it makes haste.
 #[derive(Default)]
 struct Pending {
     last_number: u64,
-    by_age: BTreeMap<u64, (IpAddr, AbortHandle)>,
+    by_age: BTreeMap<u64, Handshake>,
     /// Those that the bound per address is for.
     by_address: HashMap<IpAddr, BTreeSet<u64>>,
+}
+
+struct Handshake {
+    peer: IpAddr,
+    began: Instant,
+    task: AbortHandle,
 }
 
 impl Pending {
@@ -316,45 +333,52 @@ impl Pending {
     }
 
     fn insert(&mut self, number: u64, peer: IpAddr, task: AbortHandle) {
-        self.by_age.insert(number, (peer, task));
+        self.by_age.insert(number, Handshake { peer, began: Instant::now(), task });
     }
 
     /// From now on it is one of that peer, and counts as one.
     fn count(&mut self, number: u64, peer: IpAddr) {
-        if let Some((known_as, _)) = self.by_age.get_mut(&number) {
-            *known_as = peer;
+        if let Some(handshake) = self.by_age.get_mut(&number) {
+            handshake.peer = peer;
             self.by_address.entry(peer).or_default().insert(number);
         }
     }
 
-    fn remove(&mut self, number: u64) -> Option<(IpAddr, AbortHandle)> {
-        let (peer, task) = self.by_age.remove(&number)?;
-        if let Some(numbers) = self.by_address.get_mut(&peer) {
+    fn remove(&mut self, number: u64) -> Option<Handshake> {
+        let handshake = self.by_age.remove(&number)?;
+        if let Some(numbers) = self.by_address.get_mut(&handshake.peer) {
             numbers.remove(&number);
             if numbers.is_empty() {
-                self.by_address.remove(&peer);
+                self.by_address.remove(&handshake.peer);
             }
         }
-        Some((peer, task))
+        Some(handshake)
     }
 
-    /// Makes room for one more. Whose handshake was dropped for that.
-    fn make_room(&mut self, at_most: usize) -> Option<IpAddr> {
-        let oldest = self.by_age.first_key_value().filter(|_| self.by_age.len() >= at_most);
-        let oldest = *oldest?.0;
+    /// Whether the peer's oldest one has had its time, while so many more are pending that it has to make room.
+    fn is_slow(&self, peer: IpAddr, at_most: usize, grace: Duration) -> bool {
+        let numbers = self.by_address.get(&peer).filter(|numbers| numbers.len() >= at_most);
+        let oldest = numbers.and_then(BTreeSet::first).and_then(|number| self.by_age.get(number));
+        oldest.is_some_and(|handshake| handshake.began.elapsed() >= grace)
+    }
+
+    fn drop_oldest_of(&mut self, peer: IpAddr) -> Option<IpAddr> {
+        let oldest = *self.by_address.get(&peer)?.first()?;
         self.drop_one(oldest)
     }
 
-    /// The same for one more of this peer.
-    fn make_room_of(&mut self, peer: IpAddr, at_most: usize) -> Option<IpAddr> {
-        let oldest = *self.by_address.get(&peer).filter(|numbers| numbers.len() >= at_most)?.first()?;
-        self.drop_one(oldest)
+    /// Makes room for one more, at the cost of a crowd if there is one. Whose handshake was dropped for that.
+    fn make_room(&mut self, at_most: usize, at_most_of_one: usize) -> Option<IpAddr> {
+        let oldest = *self.by_age.first_key_value().filter(|_| self.by_age.len() >= at_most)?.0;
+        let largest = self.by_address.values().max_by_key(|numbers| numbers.len());
+        let of_crowd = largest.filter(|numbers| numbers.len() > at_most_of_one).and_then(BTreeSet::first).copied();
+        self.drop_one(of_crowd.unwrap_or(oldest))
     }
 
     fn drop_one(&mut self, number: u64) -> Option<IpAddr> {
-        let (peer, task) = self.remove(number)?;
-        task.abort();
-        Some(peer)
+        let handshake = self.remove(number)?;
+        handshake.task.abort();
+        Some(handshake.peer)
     }
 }
 

@@ -225,8 +225,10 @@ DEFAULT_LIMITS: dict[str, float]
 """Every bound on what a stranger can grow, by name, with its default. Bytes, seconds or counts:
 
     connections              10000   over it, 256 more are answered "overload" and closed, others closed at once
-    handshakes                1024   pending handshakes; over it the oldest pending one is dropped
-    handshakes_per_address     128   the same per peer address
+    handshakes                1024   pending handshakes; over it the oldest one is dropped, of the address with most of
+                                     them if that is over its own bound
+    handshakes_per_address     128   per peer address; over it those that have had their grace are dropped
+    handshake_grace_seconds      1   the grace
     handshake_seconds           10   a handshake that takes longer is dropped
     header_bytes             16384   of one request; over it 431
     headers                    100   header lines of one request (HTTP/1.1); over it 431

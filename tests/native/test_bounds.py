@@ -1,5 +1,6 @@
 """Every bound on what a stranger can grow, reached on purpose, with small limits."""
 
+import socket
 import threading
 import time
 
@@ -134,6 +135,18 @@ def test_far_too_many_connections_are_closed_at_once() -> None:
             assert is_closed(one_more)
         assert endpoint.server.stats()["refused_total"] == 1
         for connected in kept:
+            connected.close()
+
+
+def test_a_crowd_of_one_address_that_waits_for_nobody_loses_none() -> None:
+    with Endpoint(plain=True, handshakes_per_address=8) as endpoint:
+        crowd = [socket.socket() for _ in range(200)]
+        for connected in crowd:
+            connected.setblocking(False)
+            connected.connect_ex(endpoint.server.address)
+        wait_until(lambda: endpoint.server.stats()["connections"] == 200)
+        assert endpoint.server.stats()["refused_total"] == 0
+        for connected in crowd:
             connected.close()
 
 
@@ -338,7 +351,7 @@ def test_rapid_resets_end_the_connection() -> None:
 
 
 def test_a_good_client_gets_in_past_half_open_connections() -> None:
-    with Endpoint(handshakes=100, handshakes_per_address=50) as endpoint:
+    with Endpoint(handshakes=100, handshakes_per_address=50, handshake_grace_seconds=1e-9) as endpoint:
         half_open = [endpoint.half_open() for _ in range(500)]
         for _ in range(20):
             with endpoint.client() as client:
@@ -352,6 +365,30 @@ def test_a_good_client_gets_in_past_half_open_connections() -> None:
         for connected in half_open:
             connected.close()
         wait_until(lambda: endpoint.server.stats()["handshakes"] == 0)
+
+
+def test_a_crowd_of_one_address_is_let_in_while_it_makes_haste() -> None:
+    with Endpoint(handshakes_per_address=3, handshake_grace_seconds=60) as endpoint:
+        crowd = [endpoint.half_open() for _ in range(50)]
+        wait_until(lambda: endpoint.server.stats()["handshakes"] == 50)
+        for connected in crowd:
+            with endpoint.context().wrap_socket(connected, server_hostname="localhost") as client:
+                client.sendall(GET)
+                assert read_response(client)[0] == 200
+        assert endpoint.server.stats()["refused_total"] == 0
+
+
+def test_a_crowd_of_one_address_makes_room_for_others() -> None:
+    with Endpoint(handshakes=20, handshakes_per_address=5, handshake_grace_seconds=60) as endpoint:
+        first = endpoint.half_open(source="127.0.0.2")
+        crowd = [endpoint.half_open() for _ in range(40)]
+        wait_until(lambda: endpoint.server.stats()["refused_total"] == 21)
+        assert is_closed(crowd[20])
+        with endpoint.context().wrap_socket(first, server_hostname="localhost") as client:
+            client.sendall(GET)
+            assert read_response(client)[0] == 200
+        for connected in crowd:
+            connected.close()
 
 
 def test_all_pending_handshakes_together() -> None:

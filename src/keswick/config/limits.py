@@ -8,6 +8,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "connections": (1, 1_000_000),
     "handshakes": (1, 100_000),
     "handshakes_per_address": (1, 100_000),
+    "handshake_grace_seconds": (0.001, 600),
     "handshake_seconds": (0.1, 600),
     "header_bytes": (4 << 10, 1 << 20),
     "headers": (10, 1000),

@@ -28,6 +28,7 @@ _BOUNDS = {
     "connections": ("at the same time", "20000"),
     "handshakes": ("that are not finished", "2000"),
     "handshakes_per_address": ("that are not finished, from one address", "500"),
+    "handshake_grace_seconds": ("that a handshake has before it makes room for newer ones of its address", "3s"),
     "handshake_seconds": ("for a handshake", "5s"),
     "header_bytes": ("of the header of a request", "32768"),
     "headers": ("lines of the header of a request", "200"),
