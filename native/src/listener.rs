@@ -29,6 +29,9 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long to wait when no connection can be accepted, such as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// From how many pending handshakes on the newcomers wait.
+const CROWD: usize = 16;
+
 /// In what time a connection becomes whole that the kernel has begun to make: half a round trip, and some.
 const HALF_MADE: Duration = Duration::from_millis(50);
 
@@ -127,7 +130,7 @@ impl Gate {
         ignore_newcomers(&listener);
         let last_ones = async {
             while tokio::time::timeout(HALF_MADE, self.accept_one(&listener)).await.is_ok() {
-                tokio::task::yield_now().await;
+                self.give_way().await;
             }
         };
         let _ = tokio::time::timeout(LAST_ONES, last_ones).await;
@@ -140,8 +143,14 @@ impl Gate {
     async fn accept_for_ever(self: &Arc<Self>, listener: &tokio::net::TcpListener) -> Infallible {
         loop {
             self.accept_one(listener).await;
-            // The handshakes that can go on have their turn before the next one begins: a crowd waits in the kernel's
-            // queue while this machine is the slow one, so that what is pending, and bounded, waits for its client.
+            self.give_way().await;
+        }
+    }
+
+    /// When a crowd comes, the handshakes that can go on have their turn before the next one begins. It waits in the
+    /// kernel's queue while this machine is the slow one, so that what is pending, and bounded, waits for its client.
+    async fn give_way(&self) {
+        if self.pending_handshakes() >= CROWD {
             tokio::task::yield_now().await;
         }
     }
