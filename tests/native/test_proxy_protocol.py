@@ -358,8 +358,9 @@ def test_what_is_no_time(seconds: float) -> None:
 
 
 def test_the_bound_per_address_is_one_of_clients() -> None:
-    limits = {"handshakes_per_address": 3, "handshake_grace_seconds": 1e-9}
-    with Endpoint(tell_peer, proxy_protocol=(["127.0.0.1"], 60), **limits) as endpoint:
+    with Endpoint(
+        tell_peer, proxy_protocol=(["127.0.0.1"], 60), handshakes_per_address=3, handshake_grace_seconds=1e-9
+    ) as endpoint:
         nameless = [endpoint.half_open() for _ in range(20)]
         silent = []
         for _ in range(4):

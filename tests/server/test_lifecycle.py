@@ -164,6 +164,15 @@ def test_reload_takes_over_policies_and_keeps_connections_and_keys(folder: Path)
         assert caller.call("PUT", "/v1/key/decrypt/k", sealed).status == 404
 
 
+def test_a_reload_tells_what_is_to_be_said_of_a_new_key_store(folder: Path) -> None:
+    config, _ = _with_admin(folder)
+    (folder / "open").mkdir()
+    (folder / "open").chmod(0o777)
+    with start_server(folder, **config) as server:
+        server.reload(**{**config, "keystore": {"fs": {"path": str(folder / "open")}}})
+        assert "level=WARN" in server.line(str(folder / "open"), stream="stderr")
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

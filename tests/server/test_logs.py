@@ -207,6 +207,27 @@ def test_the_level_decides_what_reaches_the_console_but_not_the_streams(
     assert log.events == len(streamed)
 
 
+def test_an_error_that_comes_again_and_again_is_counted(console: Console) -> None:
+    log, stream = ErrorLog(file=console.file, queue_events=100_000), Stream(capacity=100_000)
+    log.subscribe(stream)
+    for number in range(5000):
+        log.error("the key store is away", {"req.path": f"/{number}"})
+        log.info("nothing of note")
+    until(lambda: any("log.repeated" in line for line in console.lines()))
+    log.error("the key store is away", {"req.path": "/last"})
+    log.error("another thing")
+    log.close()
+    lines = [line.split(" ", 2)[2] for line in console.lines()]
+    away = [line for line in lines if "away" in line]
+    counted = [int(line.partition("log.repeated=")[2]) for line in away if "log.repeated" in line]
+    assert away[0] == 'msg="the key store is away" req.path=/0'
+    assert away[-1] == 'msg="the key store is away" req.path=/last'
+    assert len(away) < 1000
+    assert len(away) - len(counted) + sum(counted) == 5001
+    assert (lines.count('msg="nothing of note"'), lines.count('msg="another thing"')) == (5000, 1)
+    assert (len(stream.received), log.events, log.dropped) == (len(console.lines()), 10_002, 0)
+
+
 def test_a_stream_gets_the_line_as_json(console: Console) -> None:
     log, stream = ErrorLog(file=console.file), Stream()
     log.subscribe(stream)

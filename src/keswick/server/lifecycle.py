@@ -334,6 +334,7 @@ class _Process:
             made = old.config.keys if store is old.store else ()
             await self._create_predefined(config, store, cache, made)
             state = await blocking(self._state, config, store, cache, listings, certificate)
+            of_store = await blocking(store.warnings) if store is not old.store else ()
         except BaseException:
             if store is not old.store:
                 self._let_go(store, cache)
@@ -349,7 +350,7 @@ class _Process:
             self._watcher = self._spawn(cache.watch())
             old.cache.retire()
             self._runtime.loop.call_later(OLD_STORE_SECONDS, self._let_go, old.store, old.cache)
-        for warning in (*config.warnings, *certificate.warnings(time.time())):
+        for warning in (*config.warnings, *of_store, *certificate.warnings(time.time())):
             self._runtime.errors.warn(warning)
         for what, before, now in (
             ("address", old.config.address, config.address),

@@ -27,6 +27,8 @@ QUEUE_EVENTS = 8192
 """The queue's bound. Half of it is more than the requests that the transport lets in at once."""
 PAUSE_SECONDS = 0.01
 """Events of this time are written together, so that a busy server is not interrupted for each."""
+REPEATS = 10
+"""Lines of one and the same error in a second; the others are counted. In an outage thousands of requests may fail."""
 MAX_PATH = 1024
 MAX_VALUE = 4096
 """Characters. What is longer is cut: no real path or message is."""
@@ -112,13 +114,28 @@ class _Log(Generic[Event]):
     def _run(self) -> None:
         open_ended = True
         while open_ended:
-            batch = [self._queue.get()]
+            batch: list[tuple[Event, str | None] | None] = []
             with suppress(Empty):
+                batch.append(self._queue.get(timeout=self._patience()))
                 while len(batch) < self._queue_events:
                     batch.append(self._queue.get_nowait())
             open_ended = None not in batch
-            self._write([line for item in batch if item is not None for line in self._deliver(*item)])
+            events = [event for item in batch if item is not None for event in self._condense(*item)]
+            events += self._held_back(now=not open_ended)
+            self._write([line for event in events for line in self._deliver(*event)])
             self._closing.wait(PAUSE_SECONDS)
+
+    def _condense(self, event: Event, console: str | None) -> Sequence[tuple[Event, str | None]]:
+        """What of an event to deliver at once."""
+        return ((event, console),)
+
+    def _held_back(self, *, now: bool) -> Sequence[tuple[Event, str | None]]:
+        """Events that stand for what was not delivered at once, when they are due or have to be delivered now."""
+        return ()
+
+    def _patience(self) -> float | None:
+        """Seconds until there may be such events."""
+        return None
 
     def _deliver(self, event: Event, console: str | None) -> Sequence[bytes]:
         """Send an event to the streams, each form rendered once; what is left to do is the line for the console."""
@@ -194,6 +211,10 @@ class ErrorLog(_Log[_Message]):
         super().__init__(file, queue_events)
         self.level = level
         self._warned: set[str] = set()
+        self._repeats: dict[str, int] = {}
+        """How often each error has come since the second began. The log's own thread counts."""
+        self._last_repeats: dict[str, tuple[_Message, str | None]] = {}
+        self._second_ends = 0.0
         self._encode = msgspec.json.Encoder().encode
 
     def error(self, message: str, attributes: Mapping[str, object] | None = None) -> None:
@@ -228,6 +249,33 @@ class ErrorLog(_Log[_Message]):
             self._submit(
                 _Message(time.time_ns(), level, message, dict(attributes or {})), "text" if on_console else None
             )
+
+    # --- on the log's own thread ---
+
+    def _condense(self, event: _Message, console: str | None) -> Sequence[tuple[_Message, str | None]]:
+        if event.level < ERROR:
+            return ((event, console),)
+        if not self._repeats:
+            self._second_ends = time.monotonic() + 1
+        seen = self._repeats[event.text] = self._repeats.get(event.text, 0) + 1
+        if seen <= REPEATS:
+            return ((event, console),)
+        self._last_repeats[event.text] = event, console
+        return ()
+
+    def _held_back(self, *, now: bool) -> Sequence[tuple[_Message, str | None]]:
+        if not now and time.monotonic() < self._second_ends:
+            return ()
+        held_back = [
+            (event._replace(attributes={"log.repeated": self._repeats[text] - REPEATS}), console)
+            for text, (event, console) in self._last_repeats.items()
+        ]
+        self._repeats.clear()
+        self._last_repeats.clear()
+        return held_back
+
+    def _patience(self) -> float | None:
+        return max(0.0, self._second_ends - time.monotonic()) if self._repeats else None
 
     def _render(self, event: _Message, form: str) -> bytes:
         moment = datetime.fromtimestamp(event.time // 1_000_000 / 1000, UTC).isoformat(timespec="milliseconds")
