@@ -91,6 +91,28 @@ def test_a_folder_that_is_gone_is_an_outage_until_it_is_back(store: FSStore, fol
     assert store.get("key") == b"value"
 
 
+def test_a_folder_that_is_no_longer_mounted_is_away_and_not_empty(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as disk:
+        assert os.stat(disk).st_dev != tmp_path.stat().st_dev, "this test needs two file systems"
+        keys = tmp_path / "keys"
+        keys.symlink_to(disk)  # as a mount would, it leads to another file system
+        store = FSStore(str(keys))
+        store.create("key", b"value")
+        keys.unlink()
+        keys.mkdir()
+        for call in (
+            store.status,
+            lambda: store.get("key"),
+            lambda: store.create("key", b"new"),
+            lambda: store.list(""),
+        ):
+            with pytest.raises(KeyStoreUnreachable, match="no longer mounted"):
+                call()
+        keys.rmdir()
+        keys.symlink_to(disk)
+        assert store.get("key") == b"value"
+
+
 def test_a_folder_that_became_a_file_is_an_error(store: FSStore, folder: Path) -> None:
     folder.rmdir()
     folder.write_bytes(b"")

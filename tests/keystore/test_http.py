@@ -755,6 +755,45 @@ def test_a_client_may_show_a_certificate(new_service: Open, pair: Pair, ca: str,
             new_service(at(port), ca=ca).call("GET", "/")
 
 
+def tell_name(connection: socket.socket) -> None:
+    """Answer, over a kept connection, with the common name of the client's certificate."""
+    assert isinstance(connection, ssl.SSLSocket)
+    shown = connection.getpeercert() or {}
+    name = str(shown["subject"][0][0][1]).encode()
+    while read_request(connection):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(name), name))
+
+
+def test_certificates_that_are_renewed_on_disk_are_used(
+    new_service: Open, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "RENEWAL_SECONDS", 0)
+    authority, server = make("p256", ca=True), make("p256", sans=["127.0.0.1"], eku=["server"])
+    old, new = (make("p256", name=name, issuer=authority, eku=["client"]) for name in ("old", "new"))
+    ca = tmp_path / "ca"
+    ca.mkdir()
+    (ca / "first.crt").write_bytes(pair.cert_pem)
+    cert, key = old.write(tmp_path, "client")
+    with (
+        listening(tls(pair, tell_name, client_ca=authority)) as port,
+        listening(tls(server, tell_name, client_ca=authority)) as other_port,
+    ):
+        files: dict[str, Any] = {"ca": str(ca), "certificate": (str(cert), str(key))}
+        ours, others = new_service(at(port), **files), new_service(at(other_port), **files)
+        assert ours.call("GET", "/").body == b"old"
+        cert.write_bytes(new.cert_pem)  # half of a renewal
+        assert ours.call("GET", "/").body == b"old"
+        with pytest.raises(KeyStoreUnreachable, match=r"not trusted .*it has changed on disk, but .*cannot be used"):
+            others.call("GET", "/")
+        new.write(tmp_path, "client")
+        assert ours.call("GET", "/").body == b"new"
+        (ca / "second.crt").write_bytes(server.cert_pem)
+        assert others.call("GET", "/").body == b"new"
+        (ca / "first.crt").unlink()  # no longer to be trusted
+        with pytest.raises(KeyStoreUnreachable, match="not trusted"):
+            ours.call("GET", "/")
+
+
 def test_a_certificate_that_cannot_be_shown_is_told(new_service: Open, tmp_path: Path) -> None:
     client = make("p256", name="kes")
     cert, key = map(str, client.write(tmp_path, "client"))

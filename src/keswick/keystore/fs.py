@@ -83,7 +83,9 @@ class FSStore(KeyStore):
             raise KeyStoreError(f"the key store path '{path}' is not a folder: name a folder for the keys") from None
         except OSError as error:
             raise _failure("make the key folder", path, error) from error
+        self._below: int | None = None
         with self._folder() as folder:
+            self._below = _device_below(path, os.fstat(folder).st_dev)
             _remove_stale_files(folder)
 
     def status(self) -> float:
@@ -173,6 +175,10 @@ class FSStore(KeyStore):
                 ) from error
             raise _failure("open the key folder", self.path, error) from error
         try:
+            if os.fstat(folder).st_dev == self._below:
+                raise KeyStoreUnreachable(
+                    f"the key folder '{self.path}' is not the one of the start: its file system is no longer mounted"
+                )
             yield folder
         finally:
             os.close(folder)
@@ -208,6 +214,16 @@ def _is_file(entry: "os.DirEntry[str]") -> bool:
         return entry.is_file()
     except OSError:  # a link that leads nowhere one may go
         return False
+
+
+def _device_below(path: str, device: int) -> int | None:
+    """That of the file system on which the folder's own is mounted, if any: without the mount, the path may lead to an
+    empty folder there, as if all keys had been deleted."""
+    for parent in Path(os.path.abspath(path)).parents:
+        with suppress(OSError):
+            if (below := parent.stat().st_dev) != device:
+                return below
+    return None
 
 
 def make_folder(path: Path) -> None:

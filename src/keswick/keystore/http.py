@@ -14,7 +14,7 @@ import ssl
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.client import HTTPException, HTTPResponse, IncompleteRead, responses
@@ -51,6 +51,8 @@ CONNECT_SECONDS = 5.0
 """For all addresses of a host."""
 CALL_SECONDS = 12.0
 """For one call with all its tries: less than the 15 seconds that the server's clients wait."""
+RENEWAL_SECONDS = 10.0
+"""After which the certificates of a section `tls` are looked at anew, when a call is made."""
 MAX_REPLY = 32 << 20
 """Bytes of an answer."""
 RETRIES = 2
@@ -101,7 +103,8 @@ class HttpService:
 
     `service` is what errors call it, such as `the key store 'vault'`. `ca`: PEM file or folder of whom to trust,
     besides the roots of the system or, if `only_ca`, alone; `ca_setting`: what an operator sets it with; `certificate`:
-    PEM files of the client's certificate and key. `should_retry`: whether an answer is worth another try. Proxies are
+    PEM files of the client's certificate and key, which, like the authorities, are read anew when they have changed.
+    `should_retry`: whether an answer is worth another try. Proxies are
     those of the environment.
 
     Raises KeyStoreError when the endpoint is no URL or a file cannot be used.
@@ -127,26 +130,27 @@ class HttpService:
             raise KeyStoreError(f"{service}: the endpoint{shown} is no URL: write it as https://HOST:PORT")
         self._should_retry = should_retry
         self._ca_setting = ca_setting
+        self._url = url
+        self._proxy = proxy = _proxy(url)
         self.tls: ssl.SSLContext | None = None
         """Whom it trusts and what it shows, for other connections of the same store."""
-        options: dict[str, Any] = {"maxsize": MOST_CONNECTIONS}
+        self._new_context: Callable[[], ssl.SSLContext] | None = None
         if url.scheme == "https":
-            options["ssl_context"] = self.tls = self._context(ca, only_ca, certificate, minimum_version)
-        proxy = _proxy(url)
-        try:
-            pools = _pools(proxy, options)
-        except HTTPError as error:
-            raise KeyStoreError(
-                f"{service}: {url.scheme.upper()}_PROXY of the environment names no proxy that can be used: write it "
-                "as http://HOST:PORT"
-            ) from error
+            self._new_context = lambda: self._context(ca, only_ca, certificate, minimum_version)
+            self.tls = self._new_context()
+        self._files = [path for path in (ca, *(certificate or ())) if path]
+        self._versions = _versions(self._files)
+        self._renewal = threading.Lock()
+        self._next_renewal = time.monotonic() + RENEWAL_SECONDS
+        self._not_renewed = ""
+        self._closed = False
         self._base, self._where = url.path, f"{service} at {endpoint}"
         if proxy:
             self._where += f" (through the proxy {urlsplit(proxy).netloc.rpartition('@')[2]})"
             if url.scheme == "http":
                 self._base = endpoint  # such a proxy is told the whole URL
         self._free = threading.Semaphore(MOST_CONNECTIONS)
-        self._pool = pools.connection_from_url(f"{url.scheme}://{url.netloc}")
+        self._pool = self._connections()
 
     def deadline(self) -> float:
         """When something that begins now has to be over, by `time.monotonic`, however many calls it takes."""
@@ -211,7 +215,9 @@ class HttpService:
 
     def close(self) -> None:
         """Connections in use are closed when their calls are over."""
-        self._pool.close()
+        with self._renewal:
+            self._closed = True
+            self._pool.close()
 
     def wait(self, deadline: float) -> bool:
         """Whether there is time for another try, after a pause."""
@@ -220,6 +226,39 @@ class HttpService:
             return False
         time.sleep(pause)
         return True
+
+    def _connections(self) -> HTTPConnectionPool:
+        try:
+            pools = _pools(self._proxy, {"maxsize": MOST_CONNECTIONS} | ({"ssl_context": self.tls} if self.tls else {}))
+        except HTTPError as error:
+            raise KeyStoreError(
+                f"{self.service}: {self._url.scheme.upper()}_PROXY of the environment names no proxy that can be used: "
+                "write it as http://HOST:PORT"
+            ) from error
+        return pools.connection_from_url(f"{self._url.scheme}://{self._url.netloc}")
+
+    def _renew(self) -> None:
+        """Use the certificates as they are on disk now. What cannot be used, such as half of a renewal, leaves those
+        that were read before in force."""
+        if not self._files or self._new_context is None or time.monotonic() < self._next_renewal:
+            return
+        if not self._renewal.acquire(blocking=False):
+            return  # another thread is at it
+        try:
+            self._next_renewal = time.monotonic() + RENEWAL_SECONDS
+            versions = _versions(self._files)
+            if self._closed or versions == self._versions:
+                return
+            try:
+                self.tls = self._new_context()
+            except KeyStoreError as error:
+                self._not_renewed = f"; it has changed on disk, but {error}"
+                return
+            # The old pool closes its connections when the last call that uses one is over.
+            self._pool = self._connections()
+            self._versions, self._not_renewed = versions, ""
+        finally:
+            self._renewal.release()
 
     def _try(
         self,
@@ -233,6 +272,7 @@ class HttpService:
         if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise KeyStoreUnreachable(f"all {MOST_CONNECTIONS} connections to {self.service} are in use")
         try:
+            self._renew()
             with self._failures():
                 left = max(0.001, deadline - time.monotonic())
                 response = self._pool.urlopen(
@@ -266,7 +306,8 @@ class HttpService:
             cause = error.args[0] if error.args else error
             if isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
                 raise _Lost(f"{where} ended the connection without an answer") from error
-            raise KeyStoreUnreachable(f"{where}: {_tls_words(cause, self._ca_setting)}") from error
+            words = _tls_words(cause, self._ca_setting) + self._not_renewed
+            raise KeyStoreUnreachable(f"{where}: {words}") from error
         except NameResolutionError as error:
             raise KeyStoreUnreachable(
                 f"{where}: its host name is not known; look at the endpoint and at DNS"
@@ -412,6 +453,18 @@ class _Connections(HTTPConnectionPool):
 
 class _TLSConnections(HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
+
+
+def _versions(files: Iterable[str]) -> list[tuple[int, ...]]:
+    """What changes with the content of files, and of folders of files."""
+    found: list[tuple[int, ...]] = []
+    for name in files:
+        path = Path(name)
+        for file in (path, *(sorted(path.iterdir()) if path.is_dir() else ())):
+            with suppress(OSError):
+                status = file.stat()
+                found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+    return found
 
 
 def _pools(proxy: str | None, options: Mapping[str, Any]) -> urllib3.PoolManager:
