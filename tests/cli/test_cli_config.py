@@ -50,8 +50,8 @@ def test_what_is_left_to_do(old: Path) -> None:
     assert result.stdout.startswith(
         "# Answers in the words of v0.13, and the defaults of that time.\ncompatibility: 2021\n"
     )
-    first, unset, *flags = result.stderr.splitlines()
-    assert first == "What is left to do:"
+    _, told = result.stderr.split("What is left to do:\n")
+    unset, *flags = told.splitlines()
     assert unset.endswith("line 1: the environment variable 'NOWHERE', for 'root', is not set")
     assert [flag.split(",")[0] for flag in flags] == ["  - write 'tls.key'", "  - write 'tls.cert'"]
 
@@ -91,4 +91,9 @@ def test_a_file_that_is_in_the_present_form_already(old: Path, tmp_path: Path) -
     assert kes("config", "migrate", str(old), "-o", str(new)).code == 0
     result = kes("config", "migrate", str(new))
     assert (result.code, result.stdout) == (1, "")
-    assert result.stderr == f"Error: {new}: this file is in the present form already; there is nothing to migrate\n"
+    assert result.stderr == f"Error: {new}: this file is in the present form already. There is nothing to migrate, " + (
+        "unless it was written for a release before October 2023: name that with '--release 2022' (v0.17.2 to v0.22) "
+        "or '--release 2023'\n"
+    )
+    result = kes("config", "migrate", str(new), "--release", "2021")
+    assert result.stderr.startswith("Error: '--release' is 2022 (v0.17.2 to v0.22) or 2023, not '2021'")

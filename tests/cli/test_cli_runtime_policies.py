@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from keswick.identity import APIKey
+from support.api import Caller, new_pair
 from support.cli import Result, kes, kes_on_terminal
 from support.fake_server import Answer, fake_server
 from support.server import RunningServer, running, start_server
@@ -204,6 +205,53 @@ def test_the_list_of_a_server_of_2021(tmp_path: Path) -> None:
         assert kes("identity", "list", "-k", env=environment) == (0, body.decode(), "")
 
 
+@pytest.mark.parametrize("dialect", ["2021", "2022", "2023"])
+def test_the_right_to_list_identities_is_enough(tmp_path: Path, dialect: str) -> None:
+    policy = {"ops": {"allow": ["/v1/identity/list/*"], "identities": [APP.identity]}}
+    with start_server(tmp_path, compatibility=dialect, tls={"auth": "off"}, policy=policy) as server:
+        listed = run(server, "identity", "list", api_key=APP)
+        assert listed == (0, f'{{"identity":"{APP.identity}","policy":"ops"}}\n', "")
+
+
+def test_who_is_forgotten_while_identities_are_listed_is_left_out(tmp_path: Path) -> None:
+    def reply(method: str, path: str) -> Answer:
+        if path.startswith("/v1/identity/list/"):
+            return Answer(body=json.dumps({"identities": [APP.identity, OTHER.identity]}).encode())
+        if path.endswith(APP.identity):
+            return Answer(404, b'{"message":"identity does not exist"}')
+        return Answer(body=b'{"policy":"app"}')
+
+    with fake_server(tmp_path, reply) as server:
+        environment = {"KES_SERVER": server.endpoint, "KES_API_KEY": APP.text}
+        listed = f'{{"identity":"{OTHER.identity}","policy":"app"}}\n'
+        assert kes("identity", "list", "-k", env=environment) == (0, listed, "")
+
+
+def test_rules_written_as_paths_are_shown_so_to_clients_of_2021(tmp_path: Path) -> None:
+    pair = new_pair()
+    reader = Caller(0, pair, tmp_path).identity
+    policy = {"filed": {"allow": ["/v1/policy/read/*"], "identities": [reader]}}
+    with start_server(tmp_path, compatibility="2021", tls={"auth": "off"}, policy=policy) as server:
+        assert run(server, "policy", "add", "paths", stdin='{"paths":["/v1/key/create/z*"]}').code == 0
+        assert run(server, "policy", "add", "rules", stdin='{"allow":["/v1/key/create/z*"]}').code == 0
+        assert run(server, "policy", "show", "paths").stdout == '{"allow":["/v1/key/create/z*"],"deny":[]}\n'
+        caller = Caller(server.port, pair, tmp_path)
+        read = {name: caller.call("GET", f"/v1/policy/read/{name}").json for name in ("filed", "paths", "rules")}
+        assert read == {
+            "filed": {"paths": ["/v1/policy/read/*"]},
+            "paths": {"paths": ["/v1/key/create/z*"]},
+            "rules": {"allow": ["/v1/key/create/z*"], "deny": []},
+        }
+
+
+def test_a_word_that_is_nobodys_identity_can_be_forgotten(tmp_path: Path) -> None:
+    policy = {"ops": {"allow": ["/v1/status"], "identities": ["_"]}}
+    with start_server(tmp_path, compatibility="2021", tls={"auth": "off"}, policy=policy) as server:
+        assert run(server, "identity", "list").stdout == '{"identity":"_","policy":"ops"}\n'
+        assert run(server, "identity", "forget", "_") == (0, "", "")
+        assert run(server, "identity", "list").stdout == ""
+
+
 def test_of_several_servers_each_is_told(server: RunningServer, tmp_path: Path) -> None:
     with start_server(
         tmp_path, admin={"identity": APIKey.parse(server.api_key).identity}, runtime_policies="on"
@@ -315,7 +363,7 @@ IDENTITY = APP.identity
                 f'"{wrong}" is not an identity: those have 64 of the characters 0-9 a-f. '
                 f"See 'kes {command.removesuffix(' my-app')} --help'",
             )
-            for command in ("policy assign my-app", "identity forget", "identity rm")
+            for command in ("policy assign my-app",)
             for wrong in ("app", IDENTITY[:-1], IDENTITY.upper())
         ),
         (

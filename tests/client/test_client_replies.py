@@ -36,20 +36,22 @@ def reply(value: object, status: int = 200, content_type: str = "application/jso
     ],
 )
 def test_lists_of_every_generation(content_type: str, body: bytes) -> None:
-    assert calls.list_policies("").read(Reply(200, content_type, body)) == calls.Page(["a", "b"], None)
+    assert calls.list_policies("").read(Reply(200, content_type, body)) == calls.Page(["a", "b"], None, {})
 
 
 @pytest.mark.parametrize(
-    ("content_type", "body"),
+    ("content_type", "body", "policies"),
     [
-        ("text/plain", {ME: "policy"}),
-        ("application/x-ndjson", {"identity": ME, "policy": "p"}),
-        ("application/x-ndjson", {"identity": ME, "admin": False, "policy": "p", "created_at": "", "created_by": ""}),
-        ("application/json", {"identities": [ME], "continue_at": ""}),
+        ("text/plain", {ME: "p"}, {ME: "p"}),
+        ("application/x-ndjson", {"identity": ME, "policy": "p"}, {ME: "p"}),
+        ("application/x-ndjson", {"identity": ME, "admin": False, "policy": "p", "created_at": ""}, {ME: "p"}),
+        ("application/x-ndjson", {"identity": ME, "admin": True, "created_at": ""}, {}),
+        ("application/json", {"identities": [ME], "continue_at": ""}, {}),
     ],
 )
-def test_identities_of_every_generation(content_type: str, body: object) -> None:
-    assert calls.list_identities("").read(reply(body, content_type=content_type)).names == [ME]
+def test_identities_of_every_generation(content_type: str, body: object, policies: dict[str, str]) -> None:
+    page = calls.list_identities("").read(reply(body, content_type=content_type))
+    assert (page.names, page.policies) == ([ME], policies)
 
 
 @pytest.mark.parametrize(("content_type", "body"), [("", b""), ("application/x-ndjson", b""), ("text/plain", b"{}\n")])

@@ -38,7 +38,7 @@ def as_data(value: Any) -> Any:
     for field in dataclasses.fields(value):
         inner = getattr(value, field.name)
         default = field.default_factory() if callable(field.default_factory) else field.default
-        if inner != default and field.name != "warnings":
+        if inner != default and field.name not in ("warnings", "unsaid"):
             found[field.name] = as_data(inner)
     return found
 

@@ -251,9 +251,9 @@ keystore:
 LEAST = "root: disabled\ntls: {key: k, cert: c}\nkeys: {fs: {path: /keys}}\n"
 
 
-def sentences(folder: Path, text: str, **options: bool) -> str:
+def sentences(folder: Path, text: str, *, keep_dialect: bool = False, release: str | None = None) -> str:
     (folder / "old.yaml").write_text(text)
-    migrated = migrate(folder / "old.yaml", apis=APIS, **options)
+    migrated = migrate(folder / "old.yaml", apis=APIS, keep_dialect=keep_dialect, release=release)
     return "\n".join(
         f"{kind}: {sentence}" for kind in ("changed", "kept", "left") for sentence in getattr(migrated, kind)
     )
@@ -263,19 +263,71 @@ def test_what_is_told(tmp_path: Path) -> None:
     assert (
         sentences(tmp_path, LEAST)
         == """\
+changed: 'address' is not set: the server listens on every address of the machine; v0.13 listened on 127.0.0.1:7373 only
+changed: 'cache.expiry.any' is not set: keys leave the cache after 5m0s; in v0.13 they stayed until a restart
+changed: 'cache.expiry.unused' is not set: keys leave the cache after 30s; in v0.13 they stayed until a restart
+changed: counters of requests have the label 'code'; add them up, as in 'sum(kes_http_request_success)'
 changed: the API answers as in 2025 and no longer as in v0.13: statuses, messages, lists; with '--keep-dialect' it \
 would go on so
 changed: times in the audit stream at '/v1/log/audit' are milliseconds, not nanoseconds
-changed: counters of requests have the label 'code'; add them up, as in 'sum(kes_http_request_success)'
-changed: 'cache.expiry.any' is not set: keys leave the cache after 5m0s; in v0.13 they stayed until a restart
-changed: 'cache.expiry.unused' is not set: keys leave the cache after 30s; in v0.13 they stayed until a restart
+changed: to delete a key that is not there is an error, 404; it was a success
 kept: client certificates are verified: 'tls.auth: on' is written, because the default is off now
 kept: policies and assignments may be written through the API: 'runtime_policies: on' is written, because the default \
 is off now; remove it if nobody does that
 kept: requests are not recorded: 'log.audit: off' is written, because the newest original records them where nothing \
 is said"""
     )
-    assert sentences(tmp_path, LEAST, keep_dialect=True) == ""
+    told = sentences(tmp_path, LEAST, keep_dialect=True).splitlines()
+    assert [line.split()[1] for line in told] == [
+        "'address'",
+        "'cache.expiry.any'",
+        "'cache.expiry.unused'",
+        "counters",
+    ]
+
+
+OF_2023 = """\
+# Our server
+admin: {identity: someone}
+tls: {key: k, cert: c}
+policy:
+  app: {allow: [/v1/key/*, '/v1/key/create/*'], deny: [/v1/key/*/secret-*], identities: [x]} # of the app
+keystore: {fs: {path: /keys}}
+"""
+
+
+@pytest.mark.parametrize("release", ["2022", "2023"])
+def test_a_file_of_the_present_form_that_is_older(tmp_path: Path, release: str) -> None:
+    (tmp_path / "old.yaml").write_text(OF_2023)
+    old = load(tmp_path / "old.yaml", apis=APIS)
+    kept = today(tmp_path, migrate(tmp_path / "old.yaml", apis=APIS, keep_dialect=True, release=release))
+    assert (kept.dialect, kept.policies, kept.tls and kept.tls.auth) == (release, old.policies, True)
+    migrated = migrate(tmp_path / "old.yaml", apis=APIS, release=release)
+    new = today(tmp_path, migrated)
+    assert new.tls is not None
+    assert (new.dialect, new.tls.auth, new.runtime_policies) == ("2025", True, True)
+    assert (new.log, new.keystore) == (old.log, old.keystore)
+    assert new.policies["app"].allow == (r"\/v1/key/*", "/v1/key/create/*")
+    assert new.policies["app"].deny == old.policies["app"].deny
+    assert "# Our server\n" in migrated.text
+    assert "# of the app\n" in migrated.text
+    told = sentences(tmp_path, OF_2023, release=release)
+    for words in ("changed: the API answers as in 2025", "kept: client certificates are verified", "cross '/' now"):
+        assert words in told
+    assert "client certificates" not in sentences(tmp_path, OF_2023.replace("c}", "c, auth: off}"), release=release)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("compatibility: '2023'\n" + OF_2023, "this file says what it was written for already, with 'compatibility'"),
+        (LEAST, "this file has the form of its time, so that '--release' is not needed"),
+    ],
+)
+def test_a_release_that_is_named_in_vain(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "old.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        migrate(tmp_path / "old.yaml", apis=APIS, release="2023")
 
 
 @pytest.mark.parametrize(
@@ -334,7 +386,8 @@ def test_what_was_left_to_flags_is_left_to_do(tmp_path: Path) -> None:
     [
         (
             "admin: {identity: x}\ntls: {key: k, cert: c}\nkeystore: {fs: {path: p}}\n",
-            "old.yaml: this file is in the present form already; there is nothing to migrate",
+            "old.yaml: this file is in the present form already. There is nothing to migrate, unless it was written "
+            "for a release before October 2023: name that with '--release 2022' (v0.17.2 to v0.22) or '--release 2023'",
         ),
         ("root: x\nkeys: {fs: {}}\n", "no key store is configured"),
         ("root: ${NOWHERE}\nkeys: {fs: {path: p, pth: q}}\n", "unknown key 'pth'"),

@@ -148,6 +148,7 @@ PLACEHOLDERS: dict[str, Callable[[Any], bool]] = {
     "<text>": lambda got: isinstance(got, str) and got != "",
     "<integer>": lambda got: isinstance(got, int) and got > 0,
     "<seconds>": lambda got: isinstance(got, int) and 0 <= got < 1000,
+    "<store of 2022>": lambda got: got.pop("latency", 1_000_000) % 1_000_000 == 0 and got == {"state": "available"},
     "<nanoseconds>": lambda got: isinstance(got, int) and got > 1_000_000,
 }
 
@@ -213,6 +214,8 @@ def test_errors_are_streamed_at_every_path_that_it_had(cast: Cast, path: str) ->
         event = json.loads(next(stream.iter_lines()))
         assert list(event) == ["message"]
         assert "/v1/key/describe/broken" in event["message"]
+        of_then = re.match(r"\d{4}/\d\d/\d\d \d\d:\d\d:\d\d failed to ", event["message"])
+        assert (of_then is None) is event["message"].startswith("time=") is (cast.dialect == "2025")
 
 
 # --- what no table of requests can hold ---

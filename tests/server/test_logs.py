@@ -119,6 +119,24 @@ def test_an_error_is_a_line_of_text(console: Console) -> None:
     )
 
 
+def test_as_until_2023_a_line_begins_with_the_local_time_and_is_json(
+    console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log, stream = ErrorLog(file=console.file), Stream()
+    log.of_2023 = True
+    log.subscribe(stream)
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: NOON)
+        patch.setenv("TZ", "Etc/GMT-2")
+        time.tzset()
+        log.error('failed to read "key"\n', {"req.path": "/v1/a b"})
+        log.close()
+    time.tzset()
+    (line,) = console.lines()
+    assert json.loads(line) == {"message": '2026/11/22 04:11:00 failed to read "key"\\x0a req.path="/v1/a b"'}
+    assert stream.received == [line.encode() + b"\n"]
+
+
 def test_the_time_is_universal_and_in_milliseconds(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     for now in (NOON, NOON + 689_999_999, NOON - 311_000_000):
         monkeypatch.setattr(time, "time_ns", lambda now=now: now)
@@ -213,7 +231,7 @@ def test_an_error_that_comes_again_and_again_is_counted(console: Console) -> Non
     for number in range(5000):
         log.error("the key store is away", {"req.path": f"/{number}"})
         log.info("nothing of note")
-    until(lambda: any("log.repeated" in line for line in console.lines()))
+    until(lambda: any(b"log.repeated" in event for event in stream.received))
     log.error("the key store is away", {"req.path": "/last"})
     log.error("another thing")
     log.close()

@@ -195,7 +195,7 @@ def test_what_was_written_outlives_a_reload_and_goes_before_the_file(tmp_path: P
         cast = Cast(server, tmp_path, config, pairs)
         assert cast.app.call("POST", "/v1/key/create/y").status == 403
         assert cast.other.call("GET", "/v1/metrics").status == 200
-        assert cast.writer.call("GET", "/v1/policy/read/mine").json == {"allow": ["/v1/metrics"], "deny": []}
+        assert cast.writer.call("GET", "/v1/policy/read/mine").json == {"paths": ["/v1/metrics"]}
 
 
 def test_the_old_story_in_the_words_of_2021(tmp_path: Path) -> None:

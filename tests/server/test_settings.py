@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,32 @@ def _refused(*arguments: str) -> str:
     assert done.stderr.startswith("Error: ")
     assert done.stderr.count("\n") == 1
     return done.stderr
+
+
+# --- --check ---
+
+
+@pytest.mark.parametrize(
+    ("release", "changes", "told"),
+    [
+        ("v0.13.4", {"address": None}, ["'address' is not set: the server listens on every address of this machine"]),
+        (
+            *("2025-03-12T09-35-18Z", {"log": None}),
+            ["'tls.auth' is not set: certificates of clients are not verified", "'log.audit' is not set: requests are"],
+        ),
+        ("2025-03-12T09-35-18Z", {"log": None, "compatibility": "2023"}, []),
+    ],
+)
+def test_a_check_tells_what_others_understood_where_nothing_is_said(
+    tmp_path: Path, release: str, changes: dict[str, Any], told: list[str]
+) -> None:
+    config = write_form(release, tmp_path, admin=SOMEBODY, **changes)
+    done = kes("server", "--config", str(config), "--check")
+    *notes, last = done.stdout.splitlines()
+    assert (done.code, done.stderr, last) == (0, "", "The configuration is valid.")
+    about = [note for note in notes if "is not set" in note]
+    assert len(about) == len(told)
+    assert all(note.startswith(f"Note: {words}") for note, words in zip(about, told, strict=True))
 
 
 # --- --root ---
@@ -191,12 +218,12 @@ def test_quiet_leaves_the_audit_log_and_warnings(tmp_path: Path, flag: str) -> N
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        assert b"level=WARN" in process.stderr.readline()
+        assert b"matches nobody" in process.stderr.readline()
         wait_until(lambda: _answers(port, tmp_path))
         process.send_signal(signal.SIGHUP)
         said = process.stderr.readline() + process.stderr.readline()
         assert b"SIGHUP signal received" in said
-        assert b"level=WARN" in said  # the reload is done
+        assert b"matches nobody" in said  # the reload is done
         process.terminate()
         stdout, _ = process.communicate(timeout=30)
     assert process.returncode == 0

@@ -29,6 +29,8 @@ _EXAMPLE = '["/v1/key/generate/my-app-*"]'
 class Rules(NamedTuple):
     allow: list[str]
     deny: list[str]
+    as_paths: bool
+    """Whether they were written as in 2021."""
 
 
 def write(arguments: Arguments, *writes: tuple[str, Callable[["Client"], None]]) -> None:
@@ -118,8 +120,9 @@ class _Document(NamedTuple):
             self._fail(f'unknown field "{field}"{did_you_mean(field, ("allow", "deny", "paths"))}')
         if "paths" in fields and not fields.keys().isdisjoint(("allow", "deny")):
             self._fail("'paths' is what 'allow' was called until 2021; write 'allow' and 'deny'")
-        allow = "paths" if "paths" in fields else "allow"
-        return Rules(self._patterns(allow, fields.get(allow)), self._patterns("deny", fields.get("deny")))
+        as_paths = "paths" in fields
+        allow = "paths" if as_paths else "allow"
+        return Rules(self._patterns(allow, fields.get(allow)), self._patterns("deny", fields.get("deny")), as_paths)
 
     def _object(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
         fields = dict(pairs)

@@ -16,8 +16,11 @@ def migrate(arguments: Arguments) -> None:
 
     old = arguments.word(0, "configuration file")
     arguments.at_most(1)
+    release = arguments.value("release")
+    if release not in (None, "2022", "2023"):
+        arguments.fail(f"'--release' is 2022 (v0.17.2 to v0.22) or 2023, not {release!r}")
     try:
-        migrated = migration.migrate(old, apis=APIS, keep_dialect=arguments.has("keep-dialect"))
+        migrated = migration.migrate(old, apis=APIS, keep_dialect=arguments.has("keep-dialect"), release=release)
     except ConfigError as error:
         raise CommandError(str(error)) from None
     new = arguments.value("output")
@@ -55,11 +58,12 @@ COMMAND = Group(
     {
         "migrate": Command(
             "OLD",
-            "Write a configuration of 2020 to 2022 in the present form.",
+            "Write a configuration of 2020 to 2023 in the present form.",
             migrate,
             (
                 Flag("output", "Write this file instead of standard output. It must not exist.", "o", "NEW"),
                 Flag("keep-dialect", "Let the API answer in the words of the old release, with 'compatibility'."),
+                Flag("release", "What a file of the present form was written for: 2022 or 2023.", value="YEAR"),
             ),
             details=(
                 "What changes in meaning, and what is left to do, is told on standard error. References to the "
@@ -68,6 +72,7 @@ COMMAND = Group(
             examples=(
                 "kes config migrate server-config.yml",
                 "kes config migrate server-config.yml --output config.yaml --keep-dialect",
+                "kes config migrate config.of-2023.yml --release 2023",
             ),
         ),
     },

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keswick import pem
-from keswick.cli.access import AT_RUN_TIME, assign, check_identity, write
+from keswick.cli.access import AT_RUN_TIME, assign, refuse_api_key, write
 from keswick.cli.command import Arguments, Command, CommandError, Flag, Group, unknown_command
 from keswick.cli.connection import INSECURE, connect, failing
 from keswick.cli.input import read_word
@@ -143,11 +143,9 @@ def list_(arguments: Arguments) -> None:
 def list_2021(arguments: Arguments) -> None:
     arguments.at_most(1)
     with connect(arguments) as client, failing("failed to list identities"):
-        for identity in client.list_identities("".join(arguments.words)):
-            policy = client.describe_identity(identity).policy
-            if policy:  # the admin has none, and never was in this list
-                shown = to_json({"identity": identity, "policy": policy})
-                print(f"{identity} => {printable(policy)}" if is_terminal() else shown)
+        for identity, policy in client.list_assignments("".join(arguments.words)):
+            shown = to_json({"identity": identity, "policy": policy})
+            print(f"{identity} => {printable(policy)}" if is_terminal() else shown)
 
 
 def assign_policy(arguments: Arguments) -> None:
@@ -159,7 +157,7 @@ def assign_policy(arguments: Arguments) -> None:
 def remove(arguments: Arguments) -> None:
     arguments.word(0, "identity")
     for identity in arguments.words:
-        check_identity(arguments, identity)
+        refuse_api_key(arguments, identity)  # any other word may stand in a policy, such as "_"
     write(arguments, *(_removal(identity) for identity in arguments.words))
 
 

@@ -314,8 +314,13 @@ def _print_names(report: "Report", *, merge: bool) -> None:
     """What needs somebody's eye, by name. Without `merge` the error tells of keys that differ."""
     from keswick.migration import Outcome
 
-    foreign, kept = report.names(Outcome.FOREIGN), report.names(Outcome.DIFFERS) if merge else []
-    _tell_each([f"Warning: '{name}' is no key and was not copied" for name in foreign])
+    kept = report.names(Outcome.DIFFERS) if merge else []
+    _tell_each(
+        [
+            f"Warning: '{name}' is no key and was not copied{why and f': {why}'}"
+            for name, why in sorted(report.foreign.items())
+        ]
+    )
     _tell_each([f"Warning: '{name}' was not copied: the target keeps another key of this name" for name in kept])
     _tell_each([f"Failed to migrate '{name}': {reason}" for name, reason in report.failures.items()])
 

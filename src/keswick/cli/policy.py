@@ -33,6 +33,9 @@ def show(arguments: Arguments) -> None:
         policy = client.read_policy(name)
     if arguments.has("json") or not is_terminal():
         about = known(created_at=policy.created_at, created_by=policy.created_by)
+        if not about:  # a server of before 2023, whose rules are arrays
+            print(to_json({"allow": list(policy.allow), "deny": list(policy.deny)}))
+            return
         print(to_json({**known(allow=rules(policy.allow), deny=rules(policy.deny)), **about}))
         return
     for title, listed in (("Allow:", policy.allow), ("Deny:", policy.deny)):
@@ -71,8 +74,8 @@ def create(arguments: Arguments) -> None:
 def _write(arguments: Arguments, source: str) -> None:
     name = arguments.word(0, "policy name")
     refuse_api_key(arguments, name)
-    allow, deny = read_rules(arguments, source)
-    write(arguments, (f'failed to create policy "{name}"', lambda client: client.write_policy(name, allow, deny)))
+    rules = read_rules(arguments, source)
+    write(arguments, (f'failed to create policy "{name}"', lambda client: client.write_policy(name, *rules)))
 
 
 def remove(arguments: Arguments) -> None:

@@ -13,7 +13,7 @@ from keswick.client import calls
 from keswick.client.base import BaseClient
 from keswick.client.endpoint import Endpoint
 from keswick.client.envelope import DEFAULT_CHUNK_SIZE
-from keswick.client.errors import APIError, NotServed
+from keswick.client.errors import APIError, IdentityNotFound, NotServed
 from keswick.client.failover import Plan, explained
 from keswick.client.metrics import Metrics
 from keswick.client.replies import MAX_REFUSAL, Lines, Reply, checked, refused
@@ -199,10 +199,22 @@ class AsyncClient(BaseClient):
     def list_identities(self, prefix: str = "") -> AsyncIterator[str]:
         return self._names(calls.list_identities(prefix))
 
+    async def list_assignments(self, prefix: str = "") -> AsyncIterator[tuple[str, str]]:
+        async for page in self._pages(calls.list_identities(prefix)):
+            for identity in page.names:
+                policy = page.policies.get(identity)
+                if policy is None:
+                    with suppress(IdentityNotFound):
+                        policy = (await self.describe_identity(identity)).policy
+                if policy:
+                    yield identity, policy
+
     # --- policies and identities at run time ---
 
-    async def write_policy(self, name: str, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
-        await self._do(calls.write_policy(name, allow, deny))
+    async def write_policy(
+        self, name: str, allow: Iterable[str] = (), deny: Iterable[str] = (), as_paths: bool = False
+    ) -> None:
+        await self._do(calls.write_policy(name, allow, deny, as_paths))
 
     async def delete_policy(self, name: str) -> None:
         await self._do(calls.delete_policy(name))
@@ -256,12 +268,16 @@ class AsyncClient(BaseClient):
                 raise instead from None
         return await self._do(instead)
 
-    async def _names(self, call: calls.Call[calls.Page] | None) -> AsyncIterator[str]:
+    async def _pages(self, call: calls.Call[calls.Page] | None) -> AsyncIterator[calls.Page]:
         while call is not None:
             page = await self._do(call)
+            yield page
+            call = page.following
+
+    async def _names(self, call: calls.Call[calls.Page]) -> AsyncIterator[str]:
+        async for page in self._pages(call):
             for name in page.names:
                 yield name
-            call = page.following
 
     async def _events(self, stream: calls.Stream[Event]) -> AsyncGenerator[Event, None]:
         endpoint, reader, read = await self._open(stream)

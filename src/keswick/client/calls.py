@@ -6,7 +6,7 @@ The clients carry calls out, one waiting and one with asyncio; neither knows wha
 import json
 import re
 from binascii import b2a_base64
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
@@ -138,17 +138,19 @@ def _at_run_time(
     return Call(method, path, replies.nothing, body, after=after)
 
 
-def write_policy(name: str, allow: Iterable[str], deny: Iterable[str]) -> Call[None]:
-    """Until v0.14 a policy was `paths` that are allowed, and nothing else was understood."""
+def write_policy(name: str, allow: Iterable[str], deny: Iterable[str], as_paths: bool = False) -> Call[None]:
+    """Until v0.14 a policy was `paths` that are allowed, and nothing else was understood. `as_paths`: a server that
+    answers as then is to show it so; releases that know no `paths` pass over them."""
     path = _path("/v1/policy/write/", name, "policy name")
     allowed, denied = _rules(allow), _rules(deny)
     of_old = _at_run_time("POST", path, _json(paths=allowed))
+    rules = {"allow": allowed, "paths": allowed} if as_paths and not denied else {"allow": allowed, "deny": denied}
 
     def after(refusal: APIError) -> Call[None] | APIError:
         # These words alone, for releases of 2022 make an empty policy of `paths`, without a word about it.
         return of_old if refusal.message == "invalid json" and not denied else _or_off(refusal)
 
-    return Call("POST", path, replies.nothing, _json(allow=allowed, deny=denied), after=after)
+    return Call("POST", path, replies.nothing, _json(**rules), after=after)
 
 
 def delete_policy(name: str) -> Call[None]:
@@ -183,6 +185,8 @@ class Page(NamedTuple):
     names: list[str]
     following: "Call[Page] | None"
     """How to get the next page."""
+    policies: Mapping[str, str] = {}
+    """Of identities, where the list tells: the policy of each, or empty."""
 
 
 def list_keys(prefix: str) -> Call[Page]:
@@ -200,8 +204,8 @@ def list_identities(prefix: str) -> Call[Page]:
 def _list(path: str, prefix: str, field: str, line_field: str) -> Call[Page]:
     def page_at(resource: str) -> Call[Page]:
         def read(reply: Reply) -> Page:
-            names, continue_at = replies.page(reply, field, line_field, resource)
-            return Page(names, page_at(continue_at) if continue_at else None)
+            names, continue_at, policies = replies.page(reply, field, line_field, resource)
+            return Page(names, page_at(continue_at) if continue_at else None, policies)
 
         return Call("GET", _path(path, resource, "prefix"), read)
 

@@ -2,7 +2,7 @@
 
 import binascii
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from keswick.client.errors import APIError, ListIncomplete, UnexpectedReply, refusal
@@ -160,6 +160,8 @@ class Page(NamedTuple):
     names: list[str]
     continue_at: str
     """What to ask for to get the next page, or empty."""
+    policies: Mapping[str, str]
+    """Of identities, where the list tells: the policy of each, or empty."""
 
 
 def page(reply: Reply, field: str, line_field: str, resource: str) -> Page:
@@ -177,16 +179,24 @@ def page(reply: Reply, field: str, line_field: str, resource: str) -> Page:
             if following and ("~" not in following or following == resource):
                 # The releases since October 2023 take their token for a prefix, and lose most of what follows.
                 raise ListIncomplete(reply.status, "there are more names than this server can list; narrow the prefix")
-            return Page([_string(reply, name) for name in decoded[field]], following)
-        items = list(decoded) if isinstance(decoded, dict | list) else [decoded]
+            return Page([_string(reply, name) for name in decoded[field]], following, {})
+        if isinstance(decoded, dict):
+            decoded = [{line_field: name, "policy": policy} for name, policy in decoded.items()]
+        items = decoded if isinstance(decoded, list) else [decoded]
     names = []
+    policies = {}
     for item in items:
+        policy = None
         if isinstance(item, dict):
             if isinstance(item.get("error"), str):
                 raise refusal(reply.status, item["error"])
+            policy = item.get("policy")
             item = item.get(line_field, item.get(line_field.title()))
-        names.append(_string(reply, item))
-    return Page(names, "")
+        name = _string(reply, item)
+        names.append(name)
+        if isinstance(policy, str):
+            policies[name] = policy
+    return Page(names, "", policies)
 
 
 # --- what log streams say ---

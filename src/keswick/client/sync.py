@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
@@ -10,7 +11,7 @@ from keswick.client import calls
 from keswick.client.base import BaseClient
 from keswick.client.endpoint import Endpoint
 from keswick.client.envelope import DEFAULT_CHUNK_SIZE
-from keswick.client.errors import APIError, NotServed
+from keswick.client.errors import APIError, IdentityNotFound, NotServed
 from keswick.client.failover import Plan, explained
 from keswick.client.metrics import Metrics
 from keswick.client.replies import MAX_REFUSAL, Lines, Reply, checked, refused
@@ -249,11 +250,30 @@ class Client(BaseClient):
         """
         return self._names(calls.list_identities(prefix))
 
+    def list_assignments(self, prefix: str = "") -> Iterator[tuple[str, str]]:
+        """Each identity that has a policy, with the name of that. Where the server's list does not tell it, as since
+        October 2023, each identity is described; those that are forgotten meanwhile are left out.
+
+        >>> list(client.list_assignments())
+        []
+        """
+        for page in self._pages(calls.list_identities(prefix)):
+            for identity in page.names:
+                policy = page.policies.get(identity)
+                if policy is None:
+                    with suppress(IdentityNotFound):
+                        policy = self.describe_identity(identity).policy
+                if policy:
+                    yield identity, policy
+
     # --- policies and identities at run time ---
 
-    def write_policy(self, name: str, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
+    def write_policy(
+        self, name: str, allow: Iterable[str] = (), deny: Iterable[str] = (), as_paths: bool = False
+    ) -> None:
         """Make a policy, or overwrite it: patterns of the paths that it allows, and of those that it denies
         nevertheless. Raises InvalidPolicy, and RunTimePoliciesOff where policies are not taken at run time.
+        `as_paths`: a server that answers as in 2021 is to show it with `paths`, as the clients of that time know it.
 
         This and the next three change the one server that answers, which keeps it in memory until it ends: with several
         servers each needs a client of its own.
@@ -262,7 +282,7 @@ class Client(BaseClient):
         >>> client.read_policy("app").deny
         ('/v1/key/generate/internal-*',)
         """
-        self._do(calls.write_policy(name, allow, deny))
+        self._do(calls.write_policy(name, allow, deny, as_paths))
 
     def delete_policy(self, name: str) -> None:
         """Delete a policy; its identities have none then. Raises PolicyNotFound, RunTimePoliciesOff."""
@@ -358,11 +378,15 @@ class Client(BaseClient):
                 raise instead from None
         return self._do(instead)
 
-    def _names(self, call: calls.Call[calls.Page] | None) -> Iterator[str]:
+    def _pages(self, call: calls.Call[calls.Page] | None) -> Iterator[calls.Page]:
         while call is not None:
             page = self._do(call)
-            yield from page.names
+            yield page
             call = page.following
+
+    def _names(self, call: calls.Call[calls.Page]) -> Iterator[str]:
+        for page in self._pages(call):
+            yield from page.names
 
     def _stream(self, stream: calls.Stream[Event]) -> "LogStream[Event]":
         def ask(endpoint: Endpoint) -> "LogStream[Event] | Reply":

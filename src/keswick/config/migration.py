@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
 
@@ -18,7 +18,7 @@ from keswick.identity import APIKey
 from keswick.names import is_name
 from keswick.policy import is_prefix
 
-_RELEASES = {"2021": "v0.13", "2022": "v0.17"}
+_RELEASES = {"2021": "v0.13", "2022": "v0.17", "2023": "2023-04-18"}
 """The release whose dialect a form speaks."""
 _LEFT_TO_FLAGS = {("admin", "identity"): "--root", ("tls", "key"): "--key", ("tls", "cert"): "--cert"}
 _LONGEST_NAME = 76
@@ -36,17 +36,19 @@ class Migrated:
     left: Sequence[str]
 
 
-def migrate(path: str | os.PathLike[str], *, apis: Mapping[str, bool], keep_dialect: bool = False) -> Migrated:
+def migrate(
+    path: str | os.PathLike[str], *, apis: Mapping[str, bool], keep_dialect: bool = False, release: str | None = None
+) -> Migrated:
     """Write the file `path`, of an older form, in the present one. Raises ConfigError if it is not such a file.
 
     `apis`: as for `load`. `keep_dialect`: the server is to answer in the words of the older releases, as it would with
-    the old file. References to the environment stay references; when a variable is not set, values go unchecked.
+    the old file. `release`: `2022` or `2023` for a file that has the present form, and was written for a release of
+    that time, which understood it otherwise. References to the environment stay references; when a variable is not
+    set, values go unchecked.
     """
     source, text = document.read(path)
     top = parse(source, text)
-    form = forms.recognise(top)
-    if form.name == PRESENT:
-        raise source.error(None, "this file is in the present form already; there is nothing to migrate")
+    form = _with_dialect(forms.recognise(top), top, release)
     translated = form.translate(top)
     unchecked = []
     try:
@@ -56,6 +58,7 @@ def migrate(path: str | os.PathLike[str], *, apis: Mapping[str, bool], keep_dial
     comments = Comments.of_toml(text) if source.is_toml else Comments.of_yaml(text)
     work = _Work(form, draft(translated, comments))
     work.write_what_is_needed()
+    work.tell_defaults()
     if keep_dialect:
         work.keep_dialect()
     else:
@@ -68,6 +71,23 @@ def migrate(path: str | os.PathLike[str], *, apis: Mapping[str, bool], keep_dial
     if not unchecked and not work.left:
         work.left += _refusal(new, apis)
     return Migrated(new, [*source.warnings, *work.changed], work.kept, [*unchecked, *work.left])
+
+
+def _with_dialect(form: Form, top: document.Section, release: str | None) -> Form:
+    """The form, and what the releases that read it spoke. Raises ConfigError when that is not known."""
+    if form.name != PRESENT:
+        if release is not None:
+            raise top.source.error(None, "this file has the form of its time, so that '--release' is not needed")
+        return form
+    if release is None:
+        raise top.source.error(
+            None,
+            "this file is in the present form already. There is nothing to migrate, unless it was written for a "
+            "release before October 2023: name that with '--release 2022' (v0.17.2 to v0.22) or '--release 2023'",
+        )
+    if not top.is_blank("compatibility"):
+        raise top.source.error(None, "this file says what it was written for already, with 'compatibility'")
+    return replace(form, dialect=release)
 
 
 def _refusal(text: str, apis: Mapping[str, bool]) -> list[str]:
@@ -104,18 +124,43 @@ class _Work:
                 if present.ZERO.fullmatch(str(item.content)):
                     item.content = "0s"
 
+    def tell_defaults(self) -> None:
+        """What is another than then, whatever the dialect."""
+        release = _RELEASES[self.form.dialect]
+        if self.form.name in ("2020", "2021") and self.top.at("address") is None:
+            self.changed.append(
+                "'address' is not set: the server listens on every address of the machine; v0.13 listened on "
+                "127.0.0.1:7373 only"
+            )
+        if self.form.dialect == "2021":
+            default = Cache()
+            self.changed += [
+                f"'cache.expiry.{key}' is not set: keys leave the cache after {duration.format(seconds)}; in {release} "
+                "they stayed until a restart"
+                for key, seconds in (("any", default.any), ("unused", default.unused))
+                if self.top.at("cache", "expiry", key) is None
+            ]
+        if self.form.dialect != "2023":
+            self.changed.append(
+                "counters of requests have the label 'code'; add them up, as in 'sum(kes_http_request_success)'"
+            )
+
     def keep_dialect(self) -> None:
         comment = f"# Answers in the words of {_RELEASES[self.form.dialect]}, and the defaults of that time."
         self.top.content = {"compatibility": Item(self.form.dialect, [comment]), **self.top.keys}
 
     def write_what_was_implied(self) -> None:
-        self.top.section("tls").keys["auth"] = Item("on", behind="# the default is off since October 2023")
-        self.kept.append("client certificates are verified: 'tls.auth: on' is written, because the default is off now")
-        self.top.keys["runtime_policies"] = Item("on", ["# Policies may be written through the API."])
-        self.kept.append(
-            "policies and assignments may be written through the API: 'runtime_policies: on' is written, because the "
-            "default is off now; remove it if nobody does that"
-        )
+        if self.top.at("tls", "auth") is None:
+            self.top.section("tls").keys["auth"] = Item("on", behind="# the default is off since October 2023")
+            self.kept.append(
+                "client certificates are verified: 'tls.auth: on' is written, because the default is off now"
+            )
+        if self.top.at("runtime_policies") is None:
+            self.top.keys["runtime_policies"] = Item("on", ["# Policies may be written through the API."])
+            self.kept.append(
+                "policies and assignments may be written through the API: 'runtime_policies: on' is written, because "
+                "the default is off now; remove it if nobody does that"
+            )
         if self.top.at("log", "audit") is None:
             self.top.section("log").keys["audit"] = Item("off")
             self.kept.append(
@@ -129,16 +174,8 @@ class _Work:
             f"the API answers as in 2025 and no longer as in {release}: statuses, messages, lists; with "
             "'--keep-dialect' it would go on so",
             "times in the audit stream at '/v1/log/audit' are milliseconds, not nanoseconds",
-            "counters of requests have the label 'code'; add them up, as in 'sum(kes_http_request_success)'",
+            "to delete a key that is not there is an error, 404; it was a success",
         ]
-        if self.form.dialect == "2021":
-            default = Cache()
-            self.changed += [
-                f"'cache.expiry.{key}' is not set: keys leave the cache after {duration.format(seconds)}; in {release} "
-                "they stayed until a restart"
-                for key, seconds in (("any", default.any), ("unused", default.unused))
-                if self.top.at("cache", "expiry", key) is None
-            ]
 
     def rewrite_policies(self, prefixes: Collection[str]) -> None:
         """Names, identities and rules as the present form has them. `prefixes`: the routes that end in a slash."""

@@ -140,6 +140,8 @@ class Config:
     """Whether policies and assignments may be written through the API."""
     warnings: tuple[str, ...] = ()
     """What was read and means something else, or nothing, today; one sentence each, naming its line."""
+    unsaid: tuple[str, ...] = field(default=(), compare=False)
+    """Of the keys whose default was another in some release, those that are not set."""
 
     @property
     def globs_only(self) -> bool:

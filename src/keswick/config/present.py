@@ -5,7 +5,7 @@ spoke: what was valid then must start a server.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Network, ip_address, ip_network
 
@@ -109,7 +109,14 @@ def read(
         dialect=rules.dialect,
         runtime_policies=rules.is_lenient if runtime_policies is None else runtime_policies,
         warnings=tuple(document.source.warnings),
+        unsaid=tuple(_unsaid(document)),
     )
+
+
+def _unsaid(document: Section) -> Iterator[str]:
+    for name, key in (("", "address"), ("tls", "auth"), ("log", "audit")):
+        if (document.section(name) if name else document).is_blank(key):
+            yield f"{name}.{key}" if name else key
 
 
 def _dialect(document: Section) -> str:

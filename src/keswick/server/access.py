@@ -73,7 +73,7 @@ class Access:
                 Policy(name, policy.allow, policy.deny, globs_only=config.globs_only),
                 started_at,
                 config.admin,
-                as_paths=config.form in ("2020", "2021"),
+                as_paths=config.dialect == "2021",
             )
             for name, policy in config.policies.items()
         }

@@ -58,7 +58,7 @@ class Import(_Body):
 
 
 class PolicyBody(_Body):
-    """`allow` and `deny` today, `paths` in 2021, never both."""
+    """`allow` and `deny` today, `paths` in 2021; both only if they say the same, so that all releases understand it."""
 
     allow: tuple[str, ...] | None = None
     deny: tuple[str, ...] | None = None
@@ -122,7 +122,7 @@ def decode_policy(body: bytes) -> PolicyBody:
     """The rules of a policy. Raises BadBody, also for fields that are not known: what was meant to be a rule must not
     be lost, or the policy would allow something else."""
     rules = _decode_whole(_policy, body)
-    if rules.paths is not None and not (rules.allow is None and rules.deny is None):
+    if rules.paths is not None and not (rules.allow in (None, rules.paths) and rules.deny is None):
         raise BadBody
     return rules
 
@@ -136,6 +136,14 @@ def _decode_whole(decoder: msgspec.json.Decoder[Whole], body: bytes) -> Whole:
     try:
         return decoder.decode(body)
     except _NOT_STRICT:
+        pass
+    try:  # fields are matched in any case, but each may be there once only
+        fields = json.loads(body, parse_constant=_refuse)
+        folded = {key.lower(): value for key, value in fields.items()}
+        if len(folded) < len(fields):
+            raise BadBody
+        return msgspec.convert(folded, decoder.type)
+    except (*_NOT_STRICT, AttributeError):
         raise BadBody from None
 
 

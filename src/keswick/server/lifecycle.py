@@ -18,7 +18,7 @@ from datetime import timedelta
 from functools import partial
 
 from keswick import _native
-from keswick.config import Config, ConfigError, duration
+from keswick.config import PRESENT, Config, ConfigError, duration
 from keswick.crypto import SecretKey
 from keswick.identity import APIKey, self_signed
 from keswick.keystore import KeyExists, KeyStore, KeyStoreError, KeyStoreUnreachable
@@ -214,6 +214,7 @@ class _Process:
     def _configure_logs(self, state: State) -> None:
         log = state.config.log
         self._runtime.errors.level = log.error
+        self._runtime.errors.of_2023 = state.config.dialect != PRESENT
         self._runtime.audit.configure(
             enabled=log.audit <= 0, skip=log.audit_skip, required=log.audit_required, form=state.audit_form
         )

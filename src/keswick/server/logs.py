@@ -204,12 +204,14 @@ class ErrorLog(_Log[_Message]):
     """Lines of `key=value` to standard error, for people and for log collectors.
 
     `level`: what is below it is not written to the console. Streams get events from INFO on, or from `level` on if that
-    is lower.
+    is lower. `of_2023`: events are lines that begin with the local time, as until October 2023; on a console that is no
+    terminal they are `{"message": "<line>"}`, as in the streams.
     """
 
     def __init__(self, level: int = INFO, *, file: int = 2, queue_events: int = QUEUE_EVENTS) -> None:
         super().__init__(file, queue_events)
         self.level = level
+        self.of_2023 = False
         self._warned: set[str] = set()
         self._repeats: dict[str, int] = {}
         """How often each error has come since the second began. The log's own thread counts."""
@@ -278,12 +280,16 @@ class ErrorLog(_Log[_Message]):
         return max(0.0, self._second_ends - time.monotonic()) if self._repeats else None
 
     def _render(self, event: _Message, form: str) -> bytes:
-        moment = datetime.fromtimestamp(event.time // 1_000_000 / 1000, UTC).isoformat(timespec="milliseconds")
-        line = f"time={moment.removesuffix('+00:00')}Z level={_LEVELS[event.level]} msg={_value(event.text)}"
+        if self.of_2023:
+            moment = datetime.fromtimestamp(event.time // 1_000_000_000).strftime("%Y/%m/%d %H:%M:%S")
+            line = f"{moment} {_printable(event.text)}"
+        else:
+            moment = datetime.fromtimestamp(event.time // 1_000_000 / 1000, UTC).isoformat(timespec="milliseconds")
+            line = f"time={moment.removesuffix('+00:00')}Z level={_LEVELS[event.level]} msg={_value(event.text)}"
         for name, value in event.attributes.items():
             if value not in (None, ""):
                 line += f" {_value(name)}={_value(value)}"
-        if form == "text":
+        if form == "text" and (not self.of_2023 or os.isatty(self._file)):
             return line.encode() + b"\n"
         return self._encode(_StreamedMessage(line)) + b"\n"
 
@@ -309,9 +315,13 @@ def _value(value: object) -> str:
         text = text[:MAX_VALUE] + "…"
     if text and text.isprintable() and not _NEEDS_QUOTES.search(text):
         return text
-    return (
-        '"' + "".join(_ESCAPES.get(char) or (char if char.isprintable() else _escape(ord(char))) for char in text) + '"'
-    )
+    return '"' + "".join(_ESCAPES.get(char) or _printable(char) for char in text) + '"'
+
+
+def _printable(text: str) -> str:
+    """On one line, whatever it holds."""
+    text = text[:MAX_VALUE]
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(ord(c)) for c in text)
 
 
 def _escape(code: int) -> str:

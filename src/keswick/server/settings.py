@@ -121,10 +121,31 @@ def check(config: Config) -> list[str]:
     keystore.check(config.keystore)
     return [
         *(f"Warning: {warning}" for warning in config.warnings),
-        *(f"Note: {sentence}" for sentence in notes(config)),
+        *(f"Note: {sentence}" for sentence in (*notes(config), *_defaults(config))),
     ]
 
 
 def notes(config: Config) -> list[str]:
     """Where rules of policies mean one thing to one release and another to another; a sentence each."""
     return differing_rules(config, [route.path for route in ROUTES if route.path.endswith("/")])
+
+
+def _defaults(config: Config) -> list[str]:
+    """What is not said, and meant something else to the releases that the file may be from."""
+    found = []
+    if "address" in config.unsaid and config.form in ("2020", "2021"):
+        found.append(
+            "'address' is not set: the server listens on every address of this machine; v0.13 listened on "
+            "127.0.0.1:7373 only"
+        )
+    if config.form == config.dialect == PRESENT and "tls.auth" in config.unsaid:
+        found.append(
+            "'tls.auth' is not set: certificates of clients are not verified, their keys are what counts. Before "
+            "October 2023 they were verified: if the file is older, write 'compatibility: \"2023\"' or 'auth: on'"
+        )
+    if config.form == config.dialect == PRESENT and "log.audit" in config.unsaid:
+        found.append(
+            "'log.audit' is not set: requests are not recorded. Releases since October 2023 recorded some in that "
+            "case: write 'audit: on' for a log of all"
+        )
+    return found

@@ -101,8 +101,10 @@ def _version(call: Call) -> Answer:
 async def _status(call: Call) -> Reply:
     """What v0.17.6 said; v0.13.4 had nothing of the kind. Times are in nanoseconds."""
     try:
-        latency = await system.reach_store(call)
-        store: dict[str, Any] = {"state": "available", "latency": max(1, round(latency * 1e9))}
+        milliseconds = round(await system.reach_store(call) * 1000)
+        store: dict[str, Any] = {"state": "available"}
+        if milliseconds:
+            store["latency"] = milliseconds * 1_000_000
     except ApiError as error:
         store = {"state": "unreachable" if error.status == 504 else "reachable"}
     uptime = int((time.monotonic() - call.runtime.started) * 1_000_000_000)

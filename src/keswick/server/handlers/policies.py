@@ -2,6 +2,7 @@
 time."""
 
 import time
+from functools import partial
 from typing import Any
 
 from keswick.encoding import rfc3339
@@ -33,7 +34,9 @@ async def write(call: Call) -> Reply:
     if sum(map(len, (*allow, *deny))) > LONGEST_POLICY:
         raise _no_room()
     try:
-        policy = Policy(name, allow, deny, globs_only=call.state.config.globs_only)
+        # Away from the main thread, since it takes a second to compile a very long policy.
+        compiled = partial(Policy, name, allow, deny, globs_only=call.state.config.globs_only)
+        policy = await call.runtime.blocking(compiled)
     except PatternError as error:
         raise ApiError(400, f"invalid policy: {error}") from None
     entry = PolicyEntry(policy, rfc3339(time.time_ns()), call.identity, as_paths=body.paths is not None)
