@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keswick.crypto import SecretKey
-from keswick.keystore import KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
+from keswick.keystore import KeyNotFound, KeyNotShown, KeyStore, KeyStoreError, KeyStoreUnreachable, NotAKey
 from keswick.keystore.fs import FSStore
 from keswick.keystore.memory import MemoryStore
 from keswick.migration import Existing, Journal, Migration, MigrationError, Outcome, Report, _Entry, read_journal
@@ -325,11 +325,51 @@ def test_a_list_of_the_target_may_lag_behind(source: FaultyStore, target: Faulty
     assert Migration(source, target).run().complete
 
 
-def test_a_key_that_was_deleted_meanwhile_is_told(source: FaultyStore, target: FaultyStore) -> None:
-    fill(source, ["key"])
-    source.before = failing("get", "key", KeyNotFound)
+def test_a_key_that_is_listed_a_moment_before_it_is_there_is_copied(source: FaultyStore, target: FaultyStore) -> None:
+    fill(source)
+    source.before = failing("get", "key-07", KeyNotFound, times=1)
+    assert Migration(source, target).run().complete
+    assert target.values == source.values
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_what_is_listed_and_not_there_was_deleted(source: FaultyStore, target: FaultyStore, dry_run: bool) -> None:
+    fill(source)
+    source.before = failing("get", "key-07", KeyNotFound, times=2)
+    report = Migration(source, target, dry_run=dry_run).run()
+    assert report.complete
+    assert report.names(Outcome.FOREIGN) == ["key-07"]
+    assert report.foreign == {"key-07": "it is listed, but has no value, looked at twice: it was deleted there"}
+    assert (report.read, report.migrated) == (40, 39)
+
+
+def test_what_may_only_be_hidden_is_not_taken_for_deleted(source: FaultyStore, target: FaultyStore) -> None:
+    fill(source)
+    source.before = failing("get", "key-07", KeyNotShown, times=2)
     report = Migration(source, target).run()
-    assert "has no value for it" in report.failures["key"]
+    assert not report.complete
+    assert "source: it is listed, but not found" in report.failures["key-07"]
+
+
+def test_what_the_source_calls_no_key_stays_where_it_is(source: FaultyStore, target: FaultyStore) -> None:
+    fill(source)
+    source.before = failing("get", "key-07", NotAKey)
+    report = Migration(source, target).run()
+    assert report.complete
+    assert report.foreign == {"key-07": "out of order"}
+    assert (report.read, report.migrated) == (40, 39)
+
+
+def test_what_the_target_calls_no_key_fails(source: FaultyStore, target: FaultyStore, journal_path: Path) -> None:
+    fill(source, ["key"])
+    fill(target, ["key"])
+    before = target.values
+    for existing in Existing:
+        target.before = failing("get", "key", NotAKey)
+        with Journal(journal_path, PLACE) as journal:
+            report = Migration(source, target, existing=existing, journal=journal).run()
+        assert report.failures == {"key": "target: out of order"}
+        assert target.values == before
 
 
 def test_what_nobody_foresaw_fails_one_key_and_shows_no_value(source: FaultyStore, target: FaultyStore) -> None:

@@ -26,7 +26,15 @@ import msgspec
 from keswick import policy
 from keswick.crypto import stored
 from keswick.files import sync_folder
-from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
+from keswick.keystore import (
+    KeyExists,
+    KeyNotFound,
+    KeyNotShown,
+    KeyStore,
+    KeyStoreError,
+    KeyStoreUnreachable,
+    NotAKey,
+)
 
 THREADS = 16
 """Keys that are on their way at once."""
@@ -57,7 +65,7 @@ class Outcome(Enum):
     REPLACED = "replaced"
     SKIPPED = "the target had it already, with equal bytes"
     DIFFERS = "the target has another key of this name, and keeps it"
-    FOREIGN = "the value is no key"
+    FOREIGN = "it is no key"
 
 
 @dataclass
@@ -69,6 +77,8 @@ class Report:
     read: int = 0
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     """By name; a name that was not tried, or failed, is not in it."""
+    foreign: dict[str, str] = field(default_factory=dict)
+    """By name: in words, why it is no key; a value that is none needs none."""
     failures: dict[str, str] = field(default_factory=dict)
     """By name: in words, why it is not at the target. Sorted in the end."""
     restored: int = 0
@@ -188,14 +198,15 @@ class Migration:
 
     def _migrate(self, name: str) -> Outcome:
         """Bring one key to the target, or raise why it is not there."""
-        with _side("source"):
-            value = _get(self._source, name)
-        if value is None:
-            raise KeyStoreError("the source lists it but has no value for it: was it deleted meanwhile?")
+        try:
+            value = self._read(name)
+        except _Foreign as error:
+            with self._changing:
+                self.report.read += 1
+                self.report.foreign[name] = str(error)
+            return Outcome.FOREIGN
         with self._changing:
             self.report.read += 1
-        if not _is_key(value):
-            return Outcome.FOREIGN
         with _side("target"):
             held = _get(self._target, name) if name in self._at_target else None
             if held is None and not self._dry_run:
@@ -214,6 +225,26 @@ class Migration:
             return Outcome.DIFFERS
         self._replace(name, held, value)
         return Outcome.REPLACED
+
+    def _read(self, name: str) -> bytes:
+        """The key of that name at the source. Raises _Foreign where there is none."""
+        with _side("source"):
+            try:
+                value = _get(self._source, name)
+                if value is None:  # once more, since a key may be listed a moment before it can be read
+                    value = self._source.get(name)
+            except KeyNotShown:
+                raise KeyStoreError(
+                    "it is listed, but not found, which is said of what may not be read, too: was it deleted, or does "
+                    "the configuration's user lack the right?"
+                ) from None
+            except KeyNotFound:
+                raise _Foreign("it is listed, but has no value, looked at twice: it was deleted there") from None
+            except NotAKey as error:
+                raise _Foreign(str(error)) from error
+        if not _is_key(value):
+            raise _Foreign
+        return value
 
     def _replace(self, name: str, old: bytes, new: bytes) -> None:
         if not _is_key(old):
@@ -303,6 +334,10 @@ class Migration:
 
 class _Stopped(Exception):
     """The report says why."""
+
+
+class _Foreign(Exception):
+    """What the source has under a name is no key: why, in words, where the store has some."""
 
 
 class Journal:

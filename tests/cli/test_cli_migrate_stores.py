@@ -66,6 +66,42 @@ def test_thousands_of_keys_go_to_openbao_and_back(bao: OpenBao, tmp_path: Path) 
     assert content(tmp_path / "back") == values
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_is_no_key_in_openbao_is_named_and_left_there(bao: OpenBao, tmp_path: Path, version: int) -> None:
+    engine = f"shared-{version}"
+    bao.enable_kv(engine, version)
+    vault = configuration(tmp_path, "vault", {"vault": bao.configuration(engine, version, prefix="kes")})
+    folder = configuration(tmp_path, "folder", {"fs": {"path": str(tmp_path / "keys")}})
+
+    def put(name: str, secret: dict[str, str]) -> None:
+        path = f"{engine}/data/kes/{name}" if version == 2 else f"{engine}/kes/{name}"
+        bao.call("PUT", path, {"data": secret} if version == 2 else secret)
+
+    key = SecretKey.generate("tests").encode()
+    put("key", {"key": key.decode()})
+    put("password", {"value": "hunter2"})
+    put("notes", {"notes": "hunter2"})
+    put("folder/deep", {"value": "hunter2"})
+    foreign = ["notes", "password"]
+    if version == 2:
+        put("deleted", {"deleted": key.decode()})
+        bao.call("DELETE", f"{engine}/data/kes/deleted")
+        foreign = ["deleted", *foreign]
+
+    for copied, skipped in ((1, 0), (0, 1)):
+        done = kes("migrate", "--from", vault, "--to", folder)
+        assert done.code == 0, done.stderr
+        counts = f"{copied} copied, {skipped} skipped, {len(foreign)} foreign, 0 failed"
+        assert done.stdout.endswith(f"Keys: {len(foreign) + 1} read, {counts}\n")
+        warnings = [f"Warning: '{name}' is no key and was not copied" for name in foreign]
+        assert [line.partition(": the ")[0].partition(": it ")[0] for line in done.stderr.splitlines()] == warnings
+        assert "kes/password' is no key, for it has no field 'password' with a text: move it away\n" in done.stderr
+        assert ("has no value, looked at twice: it was deleted there\n" in done.stderr) is (version == 2)
+        assert "hunter2" not in done.stderr
+    assert json.loads(kes("migrate", "--from", vault, "--to", folder, "--json").stdout)["names"]["foreign"] == foreign
+    assert content(tmp_path / "keys") == {"key": key}
+
+
 def test_a_migration_that_loses_openbao_in_the_middle_goes_on_later(bao: OpenBao, tmp_path: Path) -> None:
     bao.enable_kv("cut", 1)
     values = folder_of_keys(tmp_path / "keys", 800)

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from conformance.stores import Service, services
-from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
+from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable, NotAKey
+from keswick.keystore.memory import MemoryStore
+from keswick.migration import Migration
 from support.golden import cases
 from support.transport import wait_until
 
@@ -147,6 +149,22 @@ def test_a_deleted_key_is_gone_and_its_name_is_free(store: KeyStore) -> None:
     assert store.get("key") == b"another"
 
 
+def test_what_is_no_key_is_told_from_what_fails(service: Service, store: KeyStore) -> None:
+    if service.plant is None:
+        return  # all that it lists can be a key, as far as a store sees it
+    store.create("key", VALUE)
+    service.plant("foreign")
+    assert sorted(store.list("")) == ["foreign", "key"]
+    for _ in range(2):
+        with pytest.raises(NotAKey, match="foreign"):
+            store.get("foreign")
+    target = MemoryStore()
+    report = Migration(store, target).run()
+    assert report.complete
+    assert "foreign" in report.foreign["foreign"]
+    assert list(target.list("")) == ["key"]
+
+
 def test_a_list_holds_the_names_with_the_prefix(store: KeyStore) -> None:
     for name in ("app", "app-1", "app-2", "ap", "App-3", "x-app-4"):
         store.create(name, VALUE)
@@ -255,6 +273,7 @@ def test_a_fault_is_told_and_passes(service: Service, store: KeyStore, fault: st
         CALLS[call](store)
     assert time.monotonic() - begin < 15
     assert len(str(told.value)) > 20
+    assert not isinstance(told.value, NotAKey)
     assert VALUE.decode() not in str(told.value)
     assert "8f58O260" not in str(told.value)
     if fault == "lost" and call == "delete":

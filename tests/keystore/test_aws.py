@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable, aws, http
+from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable, NotAKey, aws, http
 from support.certificates import make
 from support.connect_proxy import ConnectProxy
 from support.fake_aws import FakeSecretsManager, policy_actions
@@ -97,12 +97,34 @@ def test_the_token_of_a_session_is_sent(service: FakeSecretsManager) -> None:
     store.close()
 
 
-def test_status_and_start_ask_without_credentials(service: FakeSecretsManager, store: KeyStore) -> None:
-    assert store.status() > 0
-    assert [(request.method, request.target) for request in service.requests] == [("GET", "/")] * 2
-    assert all("Authorization" not in request.headers for request in service.requests)
+def test_the_start_asks_without_credentials(service: FakeSecretsManager, store: KeyStore) -> None:
+    (request,) = service.requests
+    assert (request.method, request.target) == ("GET", "/")
+    assert "Authorization" not in request.headers
     with service.instead(lambda request: Reply(503)):  # any answer will do
-        assert store.status() > 0
+        opened(service).close()
+
+
+def test_status_needs_credentials_but_no_right(service: FakeSecretsManager, store: KeyStore) -> None:
+    assert store.status() > 0
+    assert service.calls == [("ListSecrets", {"MaxResults": 1})]
+    for code in ("AccessDeniedException", "ThrottlingException"):
+        with service.refusing("ListSecrets", code):
+            assert store.status() > 0
+    for code in (
+        "ExpiredTokenException",
+        "UnrecognizedClientException",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "MissingAuthenticationTokenException",
+        "InternalServiceError",
+    ):
+        with service.refusing("ListSecrets", code), pytest.raises(KeyStoreError, match=code) as told:
+            store.status()
+        assert not isinstance(told.value, KeyStoreUnreachable)
+    with service.instead(lambda request: Reply(503)), pytest.raises(KeyStoreUnreachable):
+        store.status()
+    assert store.status() > 0
 
 
 # --- the start ---
@@ -313,6 +335,8 @@ def test_wrong_credentials_are_warned_of_at_the_start_and_told_with_every_call(s
                 changed.setattr(service, name, value)
             with pytest.raises(KeyStoreError, match=words) as told:
                 store.create("key", VALUE)
+            with pytest.raises(KeyStoreError, match=words):
+                store.status()
             (warning,) = store.warnings()
         assert warning == str(told.value).replace("CreateSecret", "ListSecrets")
         assert service.secret_key not in warning
@@ -439,7 +463,7 @@ def test_bytes_are_read_too(service: FakeSecretsManager, store: KeyStore) -> Non
 
 def test_a_secret_without_a_value_is_told_and_can_be_deleted(service: FakeSecretsManager, store: KeyStore) -> None:
     service.secrets["foreign"] = None
-    with pytest.raises(KeyStoreError, match="it has no value: move it away"):
+    with pytest.raises(NotAKey, match="it has no value: move it away"):
         store.get("foreign")
     with pytest.raises(KeyExists):
         store.create("foreign", VALUE)

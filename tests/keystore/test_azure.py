@@ -650,6 +650,19 @@ def test_a_service_for_tokens_of_somebody_else_is_told(new_store: Opening, tmp_p
         assert not other.requests
 
 
+def test_authorities_that_are_renewed_on_disk_are_used_to_sign_in(
+    new_store: Opening, vault: FakeVault, pair: Pair, ca: str
+) -> None:
+    renewed = make("p256", name="renewed", sans=["127.0.0.1"])
+    with FakeEntra(renewed) as entra, patch.object(http, "RENEWAL_SECONDS", 0):
+        vault.tokens = entra.tokens
+        store = new_store(authority=entra.endpoint)
+        with pytest.raises(KeyStoreUnreachable, match="not trusted"):
+            store.status()
+        Path(ca).write_bytes(pair.cert_pem + renewed.cert_pem)
+        assert store.status() >= 0
+
+
 def test_a_vault_of_somebody_else_is_told(new_store: Opening, entra: FakeEntra, tmp_path: Path) -> None:
     other, _ = make("p256", sans=["127.0.0.1"]).write(tmp_path, "other")
     store = new_store(**{"tls.ca": str(other)})

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from keswick.keystore import KeyExists, KeyNotFound, KeyStoreError, KeyStoreUnreachable, entrust, http, renewal
+from keswick.keystore import KeyExists, KeyNotFound, KeyStoreError, KeyStoreUnreachable, NotAKey, entrust, http, renewal
 from keswick.keystore.entrust import EntrustStore
 from support.certificates import make
 from support.fake_entrust import Box, FakeEntrust
@@ -470,8 +470,14 @@ def test_a_server_that_repeats_a_page_is_an_error(service: FakeEntrust, store: E
 @pytest.mark.parametrize("data", [None, 7, ["a"], {}, "no base64", "8f5", b64encode(b"\xff\xfe").decode()])
 def test_a_secret_without_text_is_no_key(box: Box, store: EntrustStore, data: Any) -> None:
     box.secrets["key"] = data
-    with pytest.raises(KeyStoreError, match="the secret 'key' is no key, for its data is no text in base64"):
+    with pytest.raises(NotAKey, match="the secret 'key' is no key, for its data is no text in base64"):
         store.get("key")
+
+
+def test_an_answer_without_data_says_nothing_of_the_secret(service: FakeEntrust, store: EntrustStore) -> None:
+    with service.instead(lambda request: Reply(200, {})), pytest.raises(KeyStoreError, match="without its dat") as told:
+        store.get("key")
+    assert not isinstance(told.value, NotAKey)
 
 
 def test_a_key_that_is_not_there_is_not_found(store: EntrustStore) -> None:

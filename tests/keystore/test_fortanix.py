@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from keswick.keystore import KeyExists, KeyNotFound, KeyStoreError, KeyStoreUnreachable, fortanix, http
+from keswick.keystore import KeyExists, KeyNotFound, KeyStoreError, KeyStoreUnreachable, NotAKey, fortanix, http
 from keswick.keystore.fortanix import FortanixStore
 from support.certificates import make
 from support.fake_fortanix import Account, FakeFortanix
@@ -147,7 +147,7 @@ def test_the_requests_are_those_that_the_original_makes(
     kid = account.sobjects["key"]["kid"]
     assert store.get("key") == VALUE
     assert list(store.list("")) == ["key"]
-    assert list(store.list("k")) == ["key"]
+    assert list(store.list("key")) == ["key"]
     store.delete("key")
     create, export, first, last, first_with_prefix, _, look, delete = service.requests
     assert (create.method, create.target) == ("PUT", KEYS)
@@ -162,7 +162,7 @@ def test_the_requests_are_those_that_the_original_makes(
     assert (export.method, export.target, export.json) == ("POST", f"{KEYS}/export", {"name": "key"})
     assert (first.method, first.target) == ("GET", f"{KEYS}?sort=name:asc&limit=100")
     assert (last.method, last.target) == ("GET", f"{KEYS}?sort=name:asc&limit=100&start=key")
-    assert first_with_prefix.target == f"{KEYS}?sort=name:asc&limit=100&start=k"
+    assert first_with_prefix.target == f"{KEYS}?sort=name:asc&limit=100&start=ke"
     assert (look.method, look.target) == (export.method, export.target)
     assert (delete.method, delete.target) == ("DELETE", f"{KEYS}/{kid}")
     for request in service.requests:
@@ -208,6 +208,16 @@ def test_a_list_of_several_pages_is_complete(
     fill(account, "a", *names, "z")
     assert list(store.list("")) == ["a", *names, "z"]
     assert list(store.list("key-")) == names
+
+
+@pytest.mark.parametrize("inclusive", [True, False])
+@pytest.mark.parametrize("name", ["key", "k"])
+def test_a_prefix_may_be_the_name_of_a_key(
+    service: FakeFortanix, account: Account, store: FortanixStore, inclusive: bool, name: str
+) -> None:
+    service.inclusive = inclusive
+    fill(account, "a", name, f"{name}-2", "z")
+    assert list(store.list(name)) == [name, f"{name}-2"]
 
 
 def test_a_list_holds_only_what_can_be_a_key(account: Account, store: FortanixStore) -> None:
@@ -275,14 +285,20 @@ def test_a_key_that_is_disabled_is_told_and_can_be_deleted(account: Account, sto
 @pytest.mark.parametrize("value", [None, 7, ["a"], "no base64", "8f5", b64encode(b"\xff\xfe").decode()])
 def test_an_object_without_text_is_no_key(account: Account, store: FortanixStore, value: Any) -> None:
     fill(account, "key", value=value)
-    with pytest.raises(KeyStoreError, match="the object 'key' is no key, for its value is no text: rename it") as told:
+    with pytest.raises(NotAKey, match="the object 'key' is no key, for its value is no text: rename it") as told:
         store.get("key")
     assert str(value) not in str(told.value) or value in (None, 7)
 
 
+def test_an_answer_without_a_value_says_nothing_of_the_object(service: FakeFortanix, store: FortanixStore) -> None:
+    with service.instead(lambda request: Reply(200, {})), pytest.raises(KeyStoreError, match="without its val") as told:
+        store.get("key")
+    assert not isinstance(told.value, NotAKey)
+
+
 def test_an_object_of_another_type_is_no_key(account: Account, store: FortanixStore) -> None:
     fill(account, "key", obj_type="AES")
-    with pytest.raises(KeyStoreError, match="of the type AES: rename it"):
+    with pytest.raises(NotAKey, match="of the type AES: rename it"):
         store.get("key")
 
 

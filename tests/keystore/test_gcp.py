@@ -17,6 +17,8 @@ import pytest
 from google.cloud import secretmanager_v1 as types
 
 from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable, gcp, http
+from keswick.keystore.memory import MemoryStore
+from keswick.migration import Migration
 from support.certificates import make
 from support.drongo_server import start_drongo
 from support.fault_proxy import FaultProxy
@@ -157,6 +159,16 @@ def test_the_same_value_of_another_creator_is_not_taken_for_its_own(google: Secr
         store.create("key", VALUE)
 
 
+def test_a_secret_without_a_version_is_left_where_it_is_when_keys_are_moved(
+    google: SecretManager, store: KeyStore
+) -> None:
+    store.create("key", VALUE)
+    google.add(PROJECT, "begun")
+    report = Migration(store, MemoryStore()).run()
+    assert report.complete
+    assert (report.migrated, [*report.foreign]) == (1, ["begun"])
+
+
 def test_a_secret_that_is_deleted_between_the_steps_is_an_error(google: SecretManager, store: KeyStore) -> None:
     google.before = lambda method: google.forget() if method == "AddSecretVersion" else None
     with pytest.raises(KeyStoreError, match=r"refused add_secret_version \(404: Secret .* not found"):
@@ -281,6 +293,20 @@ def test_a_refusal_says_what_to_do(google: SecretManager, store: KeyStore, fault
     assert not isinstance(told.value, KeyStoreUnreachable)
 
 
+def test_status_needs_credentials_but_no_right(google: SecretManager, store: KeyStore) -> None:
+    assert store.status() > 0
+    assert [(method, asked.page_size) for method, asked in google.calls] == [("ListSecrets", 1)]
+    for fault in ("denied", "throttled"):
+        with google.fault(fault):
+            assert store.status() > 0
+    with google.fault("expired"), pytest.raises(KeyStoreError, match=r"\(401: .*look at the service account") as told:
+        store.status()
+    assert not isinstance(told.value, KeyStoreUnreachable)
+    with google.fault("away"), pytest.raises(KeyStoreUnreachable):
+        store.status()
+    assert store.status() > 0
+
+
 def test_wrong_credentials_are_warned_of_at_the_start(google: SecretManager, store: KeyStore) -> None:
     assert store.warnings() == []
     key = make("rsa2048").key_pem.decode()
@@ -290,6 +316,8 @@ def test_wrong_credentials_are_warned_of_at_the_start(google: SecretManager, sto
     (warning,) = wrong.warnings()
     assert "refused list_secrets (401: " in warning
     assert "look at the service account 'credentials.client_email'" in warning
+    with pytest.raises(KeyStoreError, match=r"refused list_secrets \(401: "):
+        wrong.status()
     wrong.close()
 
 
@@ -391,8 +419,13 @@ def test_who_is_not_trusted_keeps_the_server_from_starting(
 def test_a_certificate_that_is_no_longer_trusted_is_told(
     google: SecretManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The status of both ways sees it at once; here, that the calls check it, too."""
-    monkeypatch.setattr(gcp.GCPStore, "status", lambda self: 0.0)
+    """The start of both ways sees it at once; here, that the calls check it, too."""
+    call = http.HttpService.call
+
+    def call_later(self: http.HttpService, method: str, path: str, **options: Any) -> Any:
+        return None if (method, path) == ("GET", "/") else call(self, method, path, **options)
+
+    monkeypatch.setattr(http.HttpService, "call", call_later)
     other, _ = make("p256", name="another", ca=True).write(tmp_path, "other")
     monkeypatch.setenv("SSL_CERT_FILE", str(other))
     for endpoint, words in ((google.endpoint, "CERTIFICATE_VERIFY_FAILED"), (f"https://{google.endpoint}", "SSL_CERT")):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
+from keswick import roots
 from keswick.keystore import KeyStoreError, KeyStoreUnreachable, http
 from keswick.keystore.http import Answer, HttpService
 from support.certificates import Pair, make
@@ -792,6 +793,57 @@ def test_certificates_that_are_renewed_on_disk_are_used(
         (ca / "first.crt").unlink()  # no longer to be trusted
         with pytest.raises(KeyStoreUnreachable, match="not trusted"):
             ours.call("GET", "/")
+
+
+@pytest.mark.parametrize("how", ["a folder that may not be read", "a link to nowhere"])
+def test_files_that_cannot_be_looked_at_any_more_leave_the_old_ones_in_force(
+    new_service: Open, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(http, "RENEWAL_SECONDS", 0)
+    ca = tmp_path / "ca"
+    ca.mkdir()
+    (ca / "first.crt").write_bytes(pair.cert_pem)
+    other = make("p256", name="another", sans=["127.0.0.1"])
+
+    def may_not_be_read(path: Path) -> Iterator[Path]:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with Service(pair) as peer, Service(other) as other_peer, pytest.MonkeyPatch.context() as meanwhile:
+        service, others = new_service(at(peer.port), ca=str(ca)), new_service(at(other_peer.port), ca=str(ca))
+        if how == "a link to nowhere":
+            (ca / "first.crt").unlink()
+            (ca / "first.crt").symlink_to("/nowhere/first.crt")
+        else:
+            meanwhile.setattr(Path, "iterdir", may_not_be_read)
+        assert service.call("GET", "/").status == 200
+        with pytest.raises(KeyStoreUnreachable, match=r"not trusted .*it has changed on disk, but .*tls\.ca"):
+            others.call("GET", "/")
+        meanwhile.undo()
+        (ca / "first.crt").unlink()
+        (ca / "first.crt").write_bytes(pair.cert_pem)
+        (ca / "second.crt").write_bytes(other.cert_pem)
+        assert service.call("GET", "/").status == 200
+        assert others.call("GET", "/").status == 200
+
+
+def test_files_that_change_while_they_are_first_read_are_read_again(
+    new_service: Open, pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "RENEWAL_SECONDS", 0)
+    ca = tmp_path / "ca.crt"
+    ca.write_bytes(make("p256", name="old").cert_pem)
+    certificates = roots.certificates
+
+    def read_and_renew(path: Path) -> Iterator[bytes]:
+        yield from certificates(path)
+        if path == ca:
+            ca.write_bytes(pair.cert_pem)
+
+    with Service(pair) as peer:
+        with pytest.MonkeyPatch.context() as meanwhile:
+            meanwhile.setattr(roots, "certificates", read_and_renew)
+            service = new_service(at(peer.port), ca=str(ca))
+        assert service.call("GET", "/").status == 200
 
 
 def test_a_certificate_that_cannot_be_shown_is_told(new_service: Open, tmp_path: Path) -> None:

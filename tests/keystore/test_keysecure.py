@@ -7,8 +7,19 @@ from typing import Any
 
 import pytest
 
-from keswick.keystore import KeyExists, KeyNotFound, KeyStoreError, KeyStoreUnreachable, http, keysecure, renewal
+from keswick.keystore import (
+    KeyExists,
+    KeyNotFound,
+    KeyStoreError,
+    KeyStoreUnreachable,
+    NotAKey,
+    http,
+    keysecure,
+    renewal,
+)
 from keswick.keystore.keysecure import KeySecureStore
+from keswick.keystore.memory import MemoryStore
+from keswick.migration import Migration
 from support.certificates import make
 from support.fake_keysecure import FakeKeySecure
 from support.key_stores import closing_all, use
@@ -470,8 +481,24 @@ def test_a_list_that_cannot_be_read_is_an_error(service: FakeKeySecure, store: K
 @pytest.mark.parametrize("material", [None, 7, ["value"], "\ud800"])
 def test_a_secret_without_text_is_no_key(service: FakeKeySecure, store: KeySecureStore, material: Any) -> None:
     service.domains[""].secrets["key"] = {"name": "key", "material": material}
-    with pytest.raises(KeyStoreError, match="the secret 'key' is no key, for its material is no text: move it away"):
+    with pytest.raises(NotAKey, match="the secret 'key' is no key, for its material is no text: move it away"):
         store.get("key")
+
+
+def test_an_answer_without_material_says_nothing_of_the_secret(service: FakeKeySecure, store: KeySecureStore) -> None:
+    with service.instead(lambda request: Reply(200, {})), pytest.raises(KeyStoreError, match="without its mat") as told:
+        store.get("key")
+    assert not isinstance(told.value, NotAKey)
+
+
+def test_what_may_not_be_read_is_not_taken_for_deleted_when_it_is_moved(
+    service: FakeKeySecure, store: KeySecureStore
+) -> None:
+    store.create("key", VALUE)
+    service.domains[""].denied.add("export")
+    report = Migration(store, MemoryStore()).run()
+    assert "lack the right" in report.failures["key"]
+    assert report.foreign == {}
 
 
 def test_a_secret_that_is_too_large_is_no_key(service: FakeKeySecure, store: KeySecureStore) -> None:

@@ -26,7 +26,7 @@ from psycopg import sql
 
 from keswick.client import KeyNotFound as ClientKeyNotFound
 from keswick.client.errors import KeyStoreFailed
-from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable, postgresql
+from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable, NotAKey, postgresql
 from support.certificates import make
 from support.postgresql import PASSWORD, PostgreSQL, TCPProxy
 from support.server import start_server
@@ -282,6 +282,29 @@ def test_authorities_may_lie_in_a_folder_or_be_those_of_the_system(
     assert "the system trusts nobody" in refusal(lambda: open_store(tls__ca=None))
 
 
+def test_authorities_that_are_renewed_on_disk_are_used_for_new_connections(
+    server: PostgreSQL, open_store: Open, tmp_path: Path
+) -> None:
+    ca, other = tmp_path / "ca.crt", make("p256", name="another", ca=True)
+    ca.write_bytes(server.authority.cert_pem)
+    store = open_store(tls__ca=str(ca))
+    store.create("key", VALUE)
+    files = len(os.listdir("/proc/self/fd"))
+
+    ca.write_bytes(other.cert_pem[:100])  # half of a renewal
+    server.end_connections()
+    assert store.get("key") == VALUE
+    ca.write_bytes(other.cert_pem)
+    server.end_connections()
+    assert "not trusted" in refusal(lambda: store.get("key"), KeyStoreUnreachable)
+    ca.write_bytes(other.cert_pem + server.authority.cert_pem)
+    assert store.get("key") == VALUE
+    ca.unlink()
+    server.end_connections()
+    assert store.get("key") == VALUE
+    assert len(os.listdir("/proc/self/fd")) == files
+
+
 def test_a_certificate_of_another_host_is_not_accepted(open_store: Open) -> None:
     said = refusal(lambda: open_store(host="127.0.0.1"), KeyStoreUnreachable)
     assert "certificate of another host" in said
@@ -432,8 +455,8 @@ def test_foreign_rows_are_left_out_or_told(server: PostgreSQL, store: KeyStore, 
     assert sorted(store.list("")) == ["larger", "largest", "no-text", "null"]
     assert store.get("no-text") == b"\xff\0\xfe"
     assert store.get("largest") == b"x" * (1 << 20)
-    assert "'larger' in the table" in refusal(lambda: store.get("larger"))
-    assert "its value is NULL" in refusal(lambda: store.get("null"))
+    assert "'larger' in the table" in refusal(lambda: store.get("larger"), NotAKey)
+    assert "its value is NULL" in refusal(lambda: store.get("null"), NotAKey)
     for name in (".", "a/b", "", "x" * 256, "x\0"):
         with pytest.raises(KeyNotFound):
             store.get(name)

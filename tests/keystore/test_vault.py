@@ -22,6 +22,7 @@ from keswick.keystore import (
     KeyStore,
     KeyStoreError,
     KeyStoreUnreachable,
+    NotAKey,
     http,
     vault,
     vault_session,
@@ -130,6 +131,7 @@ def test_the_requests_are_those_of_the_original_v1(bao: OpenBao, proxy: FaultPro
             ("GET", f"/v1/{engine}/kes/keys?list=true", None),
             ("GET", path, None),
             ("PUT", path, {"my-key": OLDEST.decode()}),
+            ("GET", path, None),  # is it still there?
             ("GET", path, None),
             ("GET", path, None),
             ("DELETE", path, None),
@@ -165,7 +167,7 @@ def test_the_requests_of_transit_are_those_of_the_original(bao: OpenBao, proxy: 
         proxy.recorded.clear()
         store.create("my-key", NEW)
         assert store.get("my-key") == NEW
-        encrypt, look, write, read, decrypt = shown(proxy.recorded)
+        encrypt, look, write, _, read, decrypt = shown(proxy.recorded)
         assert encrypt == ("POST", "/v1/transit/encrypt/kes", {"plaintext": base64.b64encode(NEW).decode()})
         text = write[2]["my-key"]
         assert text.startswith("vault:v1:")
@@ -252,7 +254,7 @@ def test_a_foreign_secret_is_named_and_left_alone(bao: OpenBao, version: int, se
             lambda: store.create("my-key", OLDEST),
         ]
         for call in calls:
-            with pytest.raises(KeyStoreError, match=f"'{path_of(section, 'my-key')}' is no key.*move it away") as told:
+            with pytest.raises(NotAKey, match=f"'{path_of(section, 'my-key')}' is no key.*move it away") as told:
                 call()
             assert "hush" not in str(told.value)
     data = bao.call("GET", path_of(section, "my-key"))["data"]
@@ -381,6 +383,43 @@ def test_a_creator_that_comes_second_is_told_so(bao: OpenBao, proxy: FaultProxy,
         with pytest.raises(KeyExists):
             store.create("my-key", b"mine")
         assert store.get("my-key") == b"theirs"
+
+
+def then_at_the_second_read(section: dict[str, Any], act: Callable[[], str | None]) -> Callable[[Request], str | None]:
+    """That is, after the key was written."""
+    reads = count()
+
+    def choose(request: Request) -> str | None:
+        looks = request.method == "GET" and request.path.endswith(path_of(section, "my-key"))
+        return act() if looks and next(reads) else None
+
+    return choose
+
+
+def test_a_creator_whose_key_is_replaced_at_once_is_told_so_v1(bao: OpenBao, proxy: FaultProxy) -> None:
+    section = section_for(bao, 1, rights={"*": ("create", "read", "update")})
+    with opened(section, endpoint=proxy.endpoint) as store:
+        proxy.choose = then_at_the_second_read(section, lambda: put(bao, section, "my-key", "theirs"))
+        with pytest.raises(KeyExists):
+            store.create("my-key", b"mine")
+        assert store.get("my-key") == b"theirs"
+        bao.call("DELETE", path_of(section, "my-key"))
+        foreign = {"value": "hush"}
+        proxy.choose = then_at_the_second_read(
+            section, lambda: bao.call("PUT", path_of(section, "my-key"), foreign) and None
+        )
+        with pytest.raises(NotAKey):
+            store.create("my-key", b"mine")
+
+
+@pytest.mark.parametrize("fault", ["denied", "troubled", "cut"])
+def test_a_key_that_cannot_be_read_back_was_created_v1(bao: OpenBao, proxy: FaultProxy, fault: str) -> None:
+    section = section_for(bao, 1)
+    with opened(section, endpoint=proxy.endpoint) as store:
+        proxy.choose = then_at_the_second_read(section, lambda: fault)
+        store.create("my-key", OLDEST)
+        proxy.choose = lambda request: None
+        assert store.get("my-key") == OLDEST
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -967,6 +1006,11 @@ def test_a_seal_is_noticed_without_any_call(bao: OpenBao, proxy: FaultProxy) -> 
         finally:
             bao.unseal()
         wait_until(lambda: not failure(store))
+
+
+def test_who_would_ask_too_often_is_told(bao: OpenBao) -> None:
+    with pytest.raises(KeyStoreError, match=r"'status\.ping' must be at least '100ms'"):
+        vault.open(settings({**section_for(bao, 2), "status": {"ping": "0.099"}}))
 
 
 def test_a_server_that_is_restarted_and_sealed_for_a_while(bao: OpenBao) -> None:

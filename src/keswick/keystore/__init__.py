@@ -4,16 +4,26 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from keswick.keystore import table
-from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
+from keswick.keystore.contract import (
+    KeyExists,
+    KeyNotFound,
+    KeyNotShown,
+    KeyStore,
+    KeyStoreError,
+    KeyStoreUnreachable,
+    NotAKey,
+)
 from keswick.keystore.section import MEMORY, StoreSection
 
 __all__ = [
     "MEMORY",
     "KeyExists",
     "KeyNotFound",
+    "KeyNotShown",
     "KeyStore",
     "KeyStoreError",
     "KeyStoreUnreachable",
+    "NotAKey",
     "StoreSection",
     "check",
     "folder",

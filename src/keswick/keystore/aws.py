@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import keswick
-from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
+from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable, NotAKey
 from keswick.keystore.section import TEXT, Setting, Shape
 from keswick.names import is_stored_name
 
@@ -65,6 +65,10 @@ _SERVICE = "the key store 'aws.secretsmanager'"
 _PAGE = 100
 """Names in an answer to ListSecrets, the most that it allows."""
 
+_DENIED = frozenset({"AccessDeniedException", "AccessDenied", "NotAuthorized"})
+"""What AWS says to whom it knows, but who may not."""
+_THROTTLED = frozenset({"ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded"})
+
 _is_secret_name = re.compile(r"[0-9A-Za-z_+=.@-]{1,255}").fullmatch
 """What a secret can be called. With a colon it might be read as the ARN of another one."""
 
@@ -106,7 +110,7 @@ class AWSStore(KeyStore):
                 f"{_SERVICE}: 'credentials.token' belongs to an access key: set 'credentials.accesskey' and "
                 "'credentials.secretkey', too"
             )
-        self.status()
+        self._http.call("GET", "/")  # any answer will do: wrong credentials are a warning
         session = botocore.session.Session()
         session.set_config_variable("config_file", os.devnull)  # as with the original, only the shared credentials
         session.set_default_client_config(  # for the services that give credentials, too
@@ -134,8 +138,14 @@ class AWSStore(KeyStore):
         """`until`: when the call that a thread makes has to be over, by `time.monotonic`."""
 
     def status(self) -> float:
+        """AWS is asked for one name, so that credentials which are over or unknown are told. Who may not list is told
+        so, and not before its credentials were looked at: that is an answer, as is one to who asks too often."""
         begin = time.perf_counter()
-        self._http.call("GET", "/")
+        try:
+            self._probe()
+        except _Refused as refusal:
+            if refusal.code not in _DENIED | _THROTTLED:
+                raise
         return time.perf_counter() - begin
 
     def create(self, name: str, value: bytes) -> None:
@@ -175,6 +185,10 @@ class AWSStore(KeyStore):
         except _Refused as refusal:
             if refusal.absent:
                 raise KeyNotFound(name) from None
+            if refusal.empty:
+                raise NotAKey(
+                    f"{self._where}: the secret '{name}' is no key, for it has no value: move it away"
+                ) from None
             raise
         match found:
             case {"Name": str(found_name), "SecretString": str(text)} if found_name == name:
@@ -188,6 +202,8 @@ class AWSStore(KeyStore):
         until = self._http.deadline()
         try:
             self._get(name, until)
+        except NotAKey:
+            pass  # it can be deleted all the same
         except _Refused as refusal:
             if not refusal.there:
                 raise
@@ -216,7 +232,7 @@ class AWSStore(KeyStore):
     def warnings(self) -> Sequence[str]:
         """What a first call shows, since the endpoint answers whoever asks."""
         try:
-            self._call("list_secrets", self._http.deadline(), MaxResults=1)
+            self._probe()
         except KeyStoreError as error:
             return [str(error)]
         return []
@@ -224,6 +240,9 @@ class AWSStore(KeyStore):
     def close(self) -> None:
         self._client.close()
         self._http.close()
+
+    def _probe(self) -> None:
+        self._call("list_secrets", self._http.deadline(), MaxResults=1)
 
     def _whose_credentials(self, session: Any, settings: Mapping[str, str]) -> str:
         """In words, for errors. Raises KeyStoreError when there are none."""
@@ -310,10 +329,8 @@ class AWSStore(KeyStore):
                 return f"renew {self._credentials}"
             case "LimitExceededException":
                 return "delete secrets, or let AWS raise the quota"
-            case "ThrottlingException" | "Throttling" | "TooManyRequestsException" | "RequestLimitExceeded":
+            case _ if code in _THROTTLED:
                 return "others use up the account's rate of calls: try again later, or let AWS raise the quota"
-            case "ResourceNotFoundException" if operation == "GetSecretValue":
-                return "the secret is none of a key, for it has no value: move it away"
             case "InvalidRequestException" if _is_deleted(text):
                 return (
                     "the name stays taken until the secret is gone: wait, restore it, or delete it for good with "
@@ -323,7 +340,7 @@ class AWSStore(KeyStore):
                 return "look at the KMS key, 'kmskey' if it is set: is it enabled, and may it be used?"
         if _is_about_kms(code, text):
             return "allow kms:Decrypt and kms:GenerateDataKey for the KMS key, 'kmskey' if it is set"
-        if code == "AccessDeniedException" or status == 403:
+        if code in _DENIED or status == 403:
             return f"allow secretsmanager:{operation} for {self._credentials}"
         return ""
 
@@ -350,9 +367,10 @@ class _Refused(KeyStoreError):
         """Whether an earlier try of the same call may have been carried out."""
         self.deleted = code == "InvalidRequestException" and _is_deleted(text)
         """The secret was deleted, but is not gone yet."""
-        empty = code == "ResourceNotFoundException" and "staging label" in text
-        self.absent = code == "ResourceNotFoundException" and not empty
-        self.there = self.deleted or empty or _is_about_kms(code, text)
+        self.empty = code == "ResourceNotFoundException" and "staging label" in text
+        """The secret has no value."""
+        self.absent = code == "ResourceNotFoundException" and not self.empty
+        self.there = self.deleted or _is_about_kms(code, text)
         """It is about a secret that exists, although it cannot be read."""
 
 

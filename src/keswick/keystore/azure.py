@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from keswick.encoding import day
-from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
+from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable, NotAKey
 from keswick.keystore.section import CA, CA_ONLY, TEXT, URL, Setting, Shape
 from keswick.names import is_stored_name
 
@@ -179,7 +179,7 @@ class AzureStore(KeyStore):
     # --- versions ---
 
     def _key(self, name: str, until: float) -> "_Version":
-        """The version that is the key. Raises KeyNotFound, and KeyStoreError for what is no key."""
+        """The version that is the key. Raises KeyNotFound and NotAKey."""
         if not _NAME(name):
             raise KeyNotFound(name)
         versions = self._versions(name, until)
@@ -344,7 +344,7 @@ class _Version:
 
     def refuse_foreign(self) -> None:
         if self.managed:
-            raise KeyStoreError(
+            raise NotAKey(
                 f"{_SERVICE}: the secret '{self.name}' is no key but belongs to a certificate of the vault: keep one "
                 "of them elsewhere"
             )

@@ -66,7 +66,7 @@ class Login:
     def __init__(self, http: "HttpService", settings: Mapping[str, str]) -> None:
         self._http = http
         self._secret = settings.get("credentials.client_secret", "")
-        self._transport = _transport(http.tls)
+        self._transport = _transport(http)
         self._new_credential = _credentials(self._transport, settings)
         self._advice = _advice(settings)
         try:
@@ -232,22 +232,23 @@ def _credentials(transport: Any, settings: Mapping[str, str]) -> Callable[[], An
     )
 
 
-def _transport(tls: ssl.SSLContext | None) -> Any:
-    """How azure-identity calls: with the trust of the key store, in time, and with errors in plain words."""
+def _transport(http: "HttpService") -> Any:
+    """How azure-identity calls: with the trust of the key store, as it is when a connection is made, in time, and with
+    errors in plain words."""
     import requests
     from azure.core.exceptions import ServiceRequestError, ServiceResponseError
     from azure.core.pipeline.transport import RequestsTransport
     from requests.adapters import HTTPAdapter
 
     class Adapter(HTTPAdapter):
-        def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-            super().init_poolmanager(*arguments, **options, ssl_context=tls)
+        """Whom to trust stands in the context. What the library finds in the environment would be added to that."""
 
-        def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-            return super().proxy_manager_for(proxy, **options, ssl_context=tls)
+        def build_connection_pool_key_attributes(self, *arguments: Any, **options: Any) -> Any:
+            host, _ = super().build_connection_pool_key_attributes(*arguments, **options)
+            return host, {"ssl_context": http.tls}
 
         def cert_verify(self, *_: Any) -> None:
-            """Whom to trust stands in the context; here, others would be added."""
+            pass
 
     class Transport(RequestsTransport):  # type: ignore[misc]
         def send(self, request: Any, **options: Any) -> Any:

@@ -16,12 +16,20 @@ class KeyStoreUnreachable(KeyStoreError):
     """The store cannot be reached now: it is away, not wrong."""
 
 
+class NotAKey(KeyStoreError):
+    """What is kept under that name is no key: somebody else's secret, or one without a value. Says what to do."""
+
+
 class KeyExists(Exception):
     """`create` found a key of that name."""
 
 
 class KeyNotFound(Exception):
     """`get` or `delete` found no key of that name."""
+
+
+class KeyNotShown(KeyNotFound):
+    """The same, said by a service that says so of what may not be read, too."""
 
 
 class KeyStore(Protocol):
@@ -40,7 +48,7 @@ class KeyStore(Protocol):
         """Keep `value` under `name`, whole or not at all; after the return it is durable. Raises KeyExists."""
 
     def get(self, name: str) -> bytes:
-        """Raises KeyNotFound."""
+        """Raises KeyNotFound and NotAKey."""
 
     def delete(self, name: str) -> None:
         """Raises KeyNotFound."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from keswick.encoding import b64decode_go, parse_rfc3339
-from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError
+from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, NotAKey
 from keswick.keystore.section import CA, CA_ONLY, TEXT, URL, Setting, Shape
 from keswick.names import is_stored_name
 
@@ -138,13 +138,16 @@ class EntrustStore(KeyStore):
             raise KeyNotFound(name)
         if answer.status != 200:
             raise self._unexpected(answer, "check out secrets")
-        data = self._http.object(answer).get("secret_data")
+        found = self._http.object(answer)
+        if "secret_data" not in found:
+            raise KeyStoreError(f"{_SERVICE} answered for the secret '{name}' without its data")
+        data = found["secret_data"]
         with suppress(ValueError):
             if isinstance(data, str):
                 value = b64decode_go(data)
                 value.decode()
                 return value
-        raise KeyStoreError(
+        raise NotAKey(
             f"{_SERVICE}: the secret '{name}' is no key, for its data is no text in base64: move it to another box"
         )
 

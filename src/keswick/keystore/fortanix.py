@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from keswick.encoding import b64decode_go
-from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError
+from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, NotAKey
 from keswick.keystore.section import CA, CA_ONLY, TEXT, URL, Setting, Shape
 from keswick.names import is_stored_name
 
@@ -115,9 +115,9 @@ class FortanixStore(KeyStore):
 
     def list(self, prefix: str) -> Sequence[str]:
         """Whether a page begins with the name that it is to start at, or after it, does not matter here; nor how names
-        are sorted, if only none with the prefix comes before the prefix itself."""
+        are sorted, if only a name comes before all that begin with it."""
         found: dict[str, bool] = {}
-        start = prefix
+        start = prefix[:-1]  # the prefix itself may be the name of a key, which must not be passed over
         while True:
             page = {sobject["name"]: sobject.get("obj_type") in _KEPT_AS for sobject in self._page(start, PAGE)}
             if page.keys() <= found.keys():
@@ -154,16 +154,18 @@ class FortanixStore(KeyStore):
             raise KeyStoreError(f"{_SERVICE}: the key '{name}' is disabled there: enable it, or delete it")
         kind = sobject.get("obj_type")
         if kind not in _KEPT_AS:
-            raise KeyStoreError(
+            raise NotAKey(
                 f"{_SERVICE}: the object '{name}' is no key of this server, but of the type {kind}: rename it"
             )
-        text = sobject.get("value")
+        if "value" not in sobject:
+            raise KeyStoreError(f"{_SERVICE} answered with the object '{name}', but without its value")
+        text = sobject["value"]
         with suppress(ValueError):
             if isinstance(text, str):
                 value = b64decode_go(text)
                 value.decode()
                 return value
-        raise KeyStoreError(f"{_SERVICE}: the object '{name}' is no key, for its value is no text: rename it")
+        raise NotAKey(f"{_SERVICE}: the object '{name}' is no key, for its value is no text: rename it")
 
     def _export(self, name: str, until: float) -> dict[str, Any]:
         answer = self._call("POST", f"{_KEYS}/export", until, body={"name": name})

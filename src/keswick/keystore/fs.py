@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
+from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable, NotAKey
 from keswick.keystore.section import Setting, Shape
 from keswick.names import is_stored_name
 
@@ -120,7 +120,7 @@ class FSStore(KeyStore):
         if value is None:
             raise KeyNotFound(name)
         if len(value) > MAX_VALUE:
-            raise KeyStoreError(f"'{os.path.join(self.path, name)}' is no key: it is larger than {MAX_VALUE} bytes")
+            raise NotAKey(f"'{os.path.join(self.path, name)}' is no key: it is larger than {MAX_VALUE} bytes")
         return value
 
     def delete(self, name: str) -> None:

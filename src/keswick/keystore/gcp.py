@@ -116,12 +116,18 @@ class GCPStore(KeyStore):
             if "credentials.private_key" in settings
             else "the application default credentials"
         )
-        self.status()
+        self._http.call("GET", "/")  # any answer will do: wrong credentials are a warning
         self._client = (_rest if over_rest else _grpc)(self._http, settings)
 
     def status(self) -> float:
+        """Google is asked for one name, so that credentials which are over or unknown are told. Who may not list is
+        told so, and not before its credentials were looked at: that is an answer, as is one to who asks too often."""
         begin = time.perf_counter()
-        self._http.call("GET", "/")
+        try:
+            self._probe()
+        except _Refused as refusal:
+            if refusal.status not in (403, 429):
+                raise
         return time.perf_counter() - begin
 
     def create(self, name: str, value: bytes) -> None:
@@ -184,7 +190,7 @@ class GCPStore(KeyStore):
     def warnings(self) -> Sequence[str]:
         """What a first call shows, since the endpoint answers whoever asks."""
         try:
-            self._call("list_secrets", self._http.deadline(), parent=self._project, page_size=1)
+            self._probe()
         except KeyStoreError as error:
             return [str(error)]
         return []
@@ -192,6 +198,9 @@ class GCPStore(KeyStore):
     def close(self) -> None:
         self._client.transport.close()
         self._http.close()
+
+    def _probe(self) -> None:
+        self._call("list_secrets", self._http.deadline(), parent=self._project, page_size=1)
 
     def _make_secret(self, name: str, until: float) -> bool:
         """False if there is one of that name."""

@@ -14,7 +14,7 @@ import ssl
 import threading
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from http.client import HTTPException, HTTPResponse, IncompleteRead, responses
@@ -43,7 +43,7 @@ from urllib3.exceptions import (
 import keswick
 from keswick import roots
 from keswick.keystore.contract import KeyStoreError, KeyStoreUnreachable
-from keswick.keystore.tls import load_pair
+from keswick.keystore.tls import load_pair, versions
 
 MOST_CONNECTIONS = 32
 """To one service: as many as the server has threads for its key store."""
@@ -130,6 +130,8 @@ class HttpService:
             raise KeyStoreError(f"{service}: the endpoint{shown} is no URL: write it as https://HOST:PORT")
         self._should_retry = should_retry
         self._ca_setting = ca_setting
+        self._files = [path for path in (ca, *(certificate or ())) if path]
+        self._versions = versions(self._files)  # first, so that no change is missed while they are read
         self._url = url
         self._proxy = proxy = _proxy(url)
         self.tls: ssl.SSLContext | None = None
@@ -138,15 +140,13 @@ class HttpService:
         if url.scheme == "https":
             self._new_context = lambda: self._context(ca, only_ca, certificate, minimum_version)
             self.tls = self._new_context()
-        self._files = [path for path in (ca, *(certificate or ())) if path]
-        self._versions = _versions(self._files)
         self._renewal = threading.Lock()
         self._next_renewal = time.monotonic() + RENEWAL_SECONDS
         self._not_renewed = ""
         self._closed = False
         self._base, self._where = url.path, f"{service} at {endpoint}"
         if proxy:
-            self._where += f" (through the proxy {urlsplit(proxy).netloc.rpartition('@')[2]})"
+            self._where += f" (through the proxy {proxy.partition('://')[2].partition('/')[0].rpartition('@')[2]})"
             if url.scheme == "http":
                 self._base = endpoint  # such a proxy is told the whole URL
         self._free = threading.Semaphore(MOST_CONNECTIONS)
@@ -246,17 +246,20 @@ class HttpService:
             return  # another thread is at it
         try:
             self._next_renewal = time.monotonic() + RENEWAL_SECONDS
-            versions = _versions(self._files)
-            if self._closed or versions == self._versions:
+            found = versions(self._files)
+            if self._closed:
+                return
+            if found == self._versions:
+                self._not_renewed = ""
                 return
             try:
                 self.tls = self._new_context()
-            except KeyStoreError as error:
+            except (KeyStoreError, OSError) as error:
                 self._not_renewed = f"; it has changed on disk, but {error}"
                 return
             # The old pool closes its connections when the last call that uses one is over.
             self._pool = self._connections()
-            self._versions, self._not_renewed = versions, ""
+            self._versions, self._not_renewed = found, ""
         finally:
             self._renewal.release()
 
@@ -453,18 +456,6 @@ class _Connections(HTTPConnectionPool):
 
 class _TLSConnections(HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
-
-
-def _versions(files: Iterable[str]) -> list[tuple[int, ...]]:
-    """What changes with the content of files, and of folders of files."""
-    found: list[tuple[int, ...]] = []
-    for name in files:
-        path = Path(name)
-        for file in (path, *(sorted(path.iterdir()) if path.is_dir() else ())):
-            with suppress(OSError):
-                status = file.stat()
-                found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
-    return found
 
 
 def _pools(proxy: str | None, options: Mapping[str, Any]) -> urllib3.PoolManager:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError
+from keswick.keystore.contract import KeyExists, KeyNotFound, KeyNotShown, KeyStore, KeyStoreError, NotAKey
 from keswick.keystore.section import CA, CA_ONLY, TEXT, URL, Setting, Shape
 from keswick.names import is_stored_name
 
@@ -124,14 +124,17 @@ class KeySecureStore(KeyStore):
     def _get(self, name: str, until: float) -> bytes:
         answer = self._call("POST", f"{_path(name)}/export?type=name", until, max_reply=MAX_SECRET)
         if answer.status == 404:
-            raise KeyNotFound(name)
+            raise KeyNotShown(name)
         if answer.status != 200:
             raise self._unexpected(answer, "export")
-        material = self._http.object(answer).get("material")
+        found = self._http.object(answer)
+        if "material" not in found:
+            raise KeyStoreError(f"{_SERVICE} answered for the secret '{name}' without its material")
+        material = found["material"]
         with suppress(UnicodeEncodeError):
             if isinstance(material, str):
                 return material.encode()
-        raise KeyStoreError(f"{_SERVICE}: the secret '{name}' is no key, for its material is no text: move it away")
+        raise NotAKey(f"{_SERVICE}: the secret '{name}' is no key, for its material is no text: move it away")
 
     def _all(self) -> tuple[Collection[Mapping[str, Any]], int]:
         """All secrets, and how many there are, or were while they were listed: when one is deleted meanwhile, others

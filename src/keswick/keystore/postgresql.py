@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from keswick import roots
-from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
+from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable, NotAKey
 from keswick.keystore.section import CA, PEM_FILE, TEXT, Setting, Shape
-from keswick.keystore.tls import load_pair
+from keswick.keystore.tls import load_pair, versions
 from keswick.names import is_stored_name
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class PostgreSQLStore(KeyStore):
         ((value, size),) = rows
         if value is None:
             why = "its value is NULL" if size is None else f"it is larger than {MAX_VALUE} bytes"
-            raise KeyStoreError(f"'{name}' in the table '{self._table}' is no key: {why}; move the row away")
+            raise NotAKey(f"'{name}' in the table '{self._table}' is no key: {why}; move the row away")
         return bytes(value)
 
     def delete(self, name: str) -> None:
@@ -519,12 +519,12 @@ class _Server:
             # libpq passes over a certificate that is not there, and reads both whenever it connects.
             load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), str(self), settings["tls.cert"], settings["tls.key"])
         self._authorities: int | None = None
+        self._ca = settings.get("tls.ca")
+        self._versions = versions([self._ca] if self._ca else [])
+        self._renewal = threading.Lock()
         if not is_off and not all(host.startswith(("/", "@")) for host in hosts):
-            trusted = self._trusted(settings.get("tls.ca"))
             # libpq reads a file whenever it connects. This one needs no place on a disk.
-            self._authorities = os.memfd_create("keswick-authorities")
-            with os.fdopen(self._authorities, "wb", closefd=False) as file:
-                file.write(trusted)
+            self._authorities = _file_of(self._trusted())
             self._parameters["sslrootcert"] = f"/proc/self/fd/{self._authorities}"
 
     def __str__(self) -> str:
@@ -534,6 +534,7 @@ class _Server:
         """Raises KeyStoreUnreachable and KeyStoreError."""
         import psycopg
 
+        self._renew()
         # Names may have two addresses, and each is tried for so long.
         seconds = int(max(2, min(CONNECT_SECONDS, (deadline - time.monotonic()) / 2 / self._count)))
         try:
@@ -546,9 +547,25 @@ class _Server:
         raise self._no_connection(text)
 
     def close(self) -> None:
-        if self._authorities is not None:
-            os.close(self._authorities)
-            self._authorities = None
+        with self._renewal:
+            if self._authorities is not None:
+                os.close(self._authorities)
+                self._authorities = None
+
+    def _renew(self) -> None:
+        """Trust the authorities of `tls.ca` as they are on disk now. What cannot be used, such as half of a renewal,
+        leaves those that were read before in force."""
+        with self._renewal:
+            if self._ca is None or self._authorities is None:
+                return
+            found = versions([self._ca])
+            if found == self._versions:
+                return
+            with suppress(KeyStoreError):
+                renewed = _file_of(self._trusted())
+                os.dup2(renewed, self._authorities, inheritable=False)  # at once, for who opens it now
+                os.close(renewed)
+                self._versions = found
 
     def _no_connection(self, text: str) -> KeyStoreError:
         """What libpq or the server said, in words for an operator. Before there is a connection it has no SQLSTATE."""
@@ -563,8 +580,9 @@ class _Server:
         kind = KeyStoreError if _SERVER_SAID(said) else KeyStoreUnreachable
         return kind(f"{self} cannot be used: {said}")
 
-    def _trusted(self, ca: str | None) -> bytes:
+    def _trusted(self) -> bytes:
         """PEM of the authorities in a file or a folder, else of those of the system."""
+        ca = self._ca
         try:
             found = list(roots.certificates(Path(ca)) if ca else roots.system())
         except (OSError, ValueError) as error:
@@ -669,6 +687,13 @@ have failed for several reasons."""
 
 _SERVER_SAID = re.compile(r"\w+:  ").match
 """It puts a severity before its words, in its own language."""
+
+
+def _file_of(content: bytes) -> int:
+    file = os.memfd_create("keswick-authorities")
+    with os.fdopen(file, "wb", closefd=False) as writer:
+        writer.write(content)
+    return file
 
 
 def _is_local(host: str) -> bool:

@@ -2,8 +2,8 @@
 
 A key is a secret of the key-value engine with one field, whose name is that of the key, too. In an engine of version 2
 a key is the first version of its secret: no later one is ever read, and a create succeeds only where there is none.
-Version 1 has no such call. There a create looks first, and a policy that grants `create` but not `update` narrows what
-remains. With `transit`, the value is what a key of the server made of it.
+Version 1 has no such call. There a create looks before and after, and a policy that grants `create` but not `update`
+narrows what remains. With `transit`, the value is what a key of the server made of it.
 """
 
 import base64
@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
-from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable
+from keswick.keystore.contract import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable, NotAKey
 from keswick.keystore.section import CA, DURATION, PEM_FILE, TEXT, URL, Setting, Shape
 from keswick.names import is_stored_name
 
@@ -85,10 +85,13 @@ SETTINGS = (
     Setting("tls.key", "private key of the client", PEM_FILE, "/etc/kes/vault.key", needed="tls.cert"),
     Setting("tls.cert", "certificate of the client", PEM_FILE, "/etc/kes/vault.crt", needed="tls.key"),
     CA,
-    Setting("status.ping", "how often to ask whether Vault is sealed", DURATION, "30s", default="10s"),
+    Setting(
+        "status.ping", "how often to ask whether Vault is sealed", f"{DURATION} from `100ms`", "30s", default="10s"
+    ),
 )
 
 _SERVICE = "the key store 'vault'"
+_LEAST_PING = 0.1
 _CIPHERTEXT = re.compile(r"vault:v\d+:")
 """What the transit engine made, with any version of its key."""
 _LOCKS = 64
@@ -110,13 +113,16 @@ class VaultStore(KeyStore):
         self._versioned = settings["version"] == "v2"
         self._transit = parts(settings["transit.engine"]) if "transit.key" in settings else ""
         self._transit_key = quote(settings.get("transit.key", ""), safe="")
+        ping = float(settings["status.ping"])
+        if ping < _LEAST_PING:
+            raise KeyStoreError(f"{_SERVICE}: 'status.ping' must be at least '100ms'")
         self._creating = [threading.Lock() for _ in range(_LOCKS)]
         self._service = new_service(_SERVICE, settings)
         self.description = f"Hashicorp Vault: {self._service.endpoint}"
         self.atomic_create = self._versioned
         try:
             until = self._service.deadline()
-            self._session = Session(self._service, settings, until, ping=float(settings["status.ping"]))
+            self._session = Session(self._service, settings, until, ping=ping)
             try:
                 self._granted = self._check_engine(until)
             except KeyStoreError:
@@ -155,6 +161,8 @@ class VaultStore(KeyStore):
                     continue
                 if answer.status in (200, 204):
                     self._check_written(answer, name)
+                    if not self._versioned:
+                        self._check_kept(name, text, until)
                     return
                 if answer.status in (400, 403) and self._is_there(name, text, lost, until):  # somebody was faster
                     return
@@ -237,13 +245,15 @@ class VaultStore(KeyStore):
         if answer.status != 200:
             raise self._failure(answer, "read", path)
         fields: Any = self._fields(answer)
+        if not fields:  # which no secret is
+            raise self._no_secret(path)
         if self._versioned:
             fields = fields.get("data")
             if not isinstance(fields, dict):
                 raise self._no_secret(path)
         text = fields.get(name)
         if not isinstance(text, str):
-            raise KeyStoreError(
+            raise NotAKey(
                 f"{_SERVICE}: the secret '{path}'{self._where()} is no key, for it has no field '{name}' with a text: "
                 "move it away"
             )
@@ -281,6 +291,17 @@ class VaultStore(KeyStore):
                 f"{data['deletion_time']}: set its 'delete_version_after' to 0, delete the key and create it anew"
             )
 
+    def _check_kept(self, name: str, text: str, until: float) -> None:
+        """Raises KeyExists when somebody has replaced in the meantime what was written, and NotAKey when by no key."""
+        try:
+            found = self._find(name, until)
+        except NotAKey:
+            raise
+        except KeyStoreError:
+            return  # it was written, although it cannot be looked at now
+        if found is not None and found.text != text:
+            raise KeyExists(name)
+
     def _to_text(self, name: str, value: bytes, until: float) -> str:
         if not self._transit:
             try:
@@ -300,7 +321,7 @@ class VaultStore(KeyStore):
             try:
                 return text.encode()
             except UnicodeEncodeError:
-                raise KeyStoreError(f"{_SERVICE}: the secret '{self._data(name)}' is no key: move it away") from None
+                raise NotAKey(f"{_SERVICE}: the secret '{self._data(name)}' is no key: move it away") from None
         if not self._transit:
             raise KeyStoreError(
                 f"{_SERVICE}: the secret '{self._data(name)}' is encrypted by a transit engine: name its key with "

@@ -27,6 +27,8 @@ class Service(NamedTuple):
     """Whether a key that is being created is listed before it can be read: the service takes two steps to make it."""
     keeps: Callable[[str], bool] = lambda name: True
     """Whether the service has room for a key of that name; otherwise `create` says so, and no such key is found."""
+    plant: Callable[[str], object] | None = None
+    """Put under that name, in the newest store, what the store itself knows to be no key."""
     case_sensitive: bool = True
     """Whether `key` and `KEY` can be kept beside each other; otherwise only the first one is found."""
 

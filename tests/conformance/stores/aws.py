@@ -1,8 +1,8 @@
 """moto, which imitates AWS, behind a proxy that fails on demand."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from unittest.mock import patch
 
@@ -15,13 +15,18 @@ from support.moto_server import CREDENTIALS, start_moto
 @contextmanager
 def start(folder: Path) -> Iterator[Service]:
     with start_moto() as port, FaultProxy(port) as proxy:
-        regions = (f"region-{number}" for number in count())
+        stores: list[aws.AWSStore] = []
 
         def new_store(folder: Path) -> KeyStore:
+            region = f"region-{len(stores)}"
             with patch.object(aws, "TRIES", 2):
-                return aws.open({"endpoint": proxy.endpoint, "region": next(regions), **CREDENTIALS})
+                stores.append(aws.AWSStore({"endpoint": proxy.endpoint, "region": region, **CREDENTIALS}))
+            return stores[-1]
 
-        yield Service(new_store, http_faults(proxy))
+        def plant(name: str) -> None:
+            stores[-1]._call("create_secret", time.monotonic() + 10, Name=name)
+
+        yield Service(new_store, http_faults(proxy), plant=plant)
 
 
 SERVICES = {"aws": start}

@@ -22,7 +22,10 @@ def start(folder: Path) -> Iterator[Service]:
             }
             return entrust.open(settings)
 
-        yield Service(new_store, http_faults(proxy))
+        def plant(name: str) -> None:
+            [*service.boxes.values()][-1].secrets[name] = "no base64"
+
+        yield Service(new_store, http_faults(proxy), plant=plant)
 
 
 SERVICES = {"entrust": start}

@@ -49,6 +49,11 @@ def start(folder: Path) -> Iterator[Service]:
 
             return on
 
+        def plant(name: str) -> None:
+            table = sql.Identifier(tables[-1])
+            server.in_kes("ALTER TABLE {} ALTER COLUMN value DROP NOT NULL", table)
+            server.in_kes("INSERT INTO {} (name, value) VALUES ({}, NULL)", table, sql.Literal(name))
+
         yield Service(
             new_store,
             {
@@ -67,6 +72,7 @@ def start(folder: Path) -> Iterator[Service]:
                     to_new_connections=True,
                 ),
             },
+            plant=plant,
         )
 
 

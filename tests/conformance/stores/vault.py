@@ -20,14 +20,20 @@ def service(version: int, *, prefix: str = "", namespace: str = "", transit: str
             if transit:
                 bao.enable_transit(key=transit, namespace=namespace)
             numbers = count()
+            engines: list[str] = []
 
             def new_store(folder: Path) -> KeyStore:
-                engine = f"kv-{next(numbers)}"
+                engines.append(engine := f"kv-{next(numbers)}")
                 bao.enable_kv(engine, version, namespace=namespace)
                 section = bao.configuration(engine, version, prefix=prefix, namespace=namespace, transit=transit)
                 return vault.open(settings({**section, "endpoint": proxy.endpoint}))
 
-            yield Service(new_store, http_faults(proxy))
+            def plant(name: str) -> None:
+                path = "/".join(filter(None, (engines[-1], "data" if version == 2 else "", prefix, name)))
+                secret = {"of": "somebody else"}
+                bao.call("PUT", path, {"data": secret} if version == 2 else secret, namespace=namespace)
+
+            yield Service(new_store, http_faults(proxy), plant=plant)
 
     return start
 
