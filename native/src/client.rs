@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Method, Uri};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -202,8 +202,7 @@ fn optional(name: &str, seconds: Option<f64>) -> PyResult<Option<Duration>> {
 pub struct Reader {
     #[pyo3(get)]
     status: u16,
-    #[pyo3(get)]
-    content_type: String,
+    headers: HeaderMap,
     content: Owned<Arc<Content>>,
 }
 
@@ -214,8 +213,8 @@ impl Reader {
         call: Call,
         timeout: Option<Duration>,
     ) -> Result<Self, Failure> {
-        let Opened { status, content_type, content } = exchange::open(server, call, timeout).await?;
-        Ok(Self { status, content_type, content: Owned::new(engine, content) })
+        let Opened { status, headers, content } = exchange::open(server, call, timeout).await?;
+        Ok(Self { status, headers, content: Owned::new(engine, content) })
     }
 
     fn content(&self) -> PyResult<Arc<Content>> {
@@ -226,6 +225,10 @@ impl Reader {
 
 #[pymethods]
 impl Reader {
+    fn header(&self, name: &str) -> String {
+        exchange::text(&self.headers, name)
+    }
+
     #[pyo3(signature = (*, timeout))]
     fn read<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyBytes>> {
         let timeout = optional("timeout", timeout)?;

@@ -12,6 +12,9 @@ use x509_parser::x509::X509Version;
 
 use crate::certificate;
 
+/// An authority of that name is trusted, but its key has not signed this. It looks so when an authority was made anew.
+const NAMESAKE: &str = "it is not issued by a trusted authority, though one of the same name is trusted";
+
 const SERVER_AUTH: &[usize] = KeyUsage::SERVER_AUTH_REPR;
 const CLIENT_AUTH: &[usize] = KeyUsage::CLIENT_AUTH_REPR;
 const ANY_USAGE: &[usize] = &[2, 5, 29, 37, 0];
@@ -243,13 +246,16 @@ pub fn reason(error: &CertificateError, owner: &str) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             return format!("its extended key usage does not allow {owner} authentication");
         }
-        CertificateError::BadSignature => "a signature is not valid",
+        CertificateError::BadSignature => NAMESAKE,
         CertificateError::BadEncoding => "it is malformed",
         CertificateError::UnhandledCriticalExtension => "it has a critical extension that is not known",
         CertificateError::Other(other) if matches!(other.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) => {
             "it belongs to a certificate authority"
         }
-        CertificateError::Other(other) => return other.to_string(),
+        CertificateError::Other(other) => match other.0.downcast_ref() {
+            Some(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => NAMESAKE,
+            _ => return other.to_string(),
+        },
         other => return other.to_string(),
     };
     reason.to_owned()

@@ -386,8 +386,8 @@ class Reader:
 
     @property
     def status(self) -> int: ...
-    @property
-    def content_type(self) -> str: ...
+    def header(self, name: str) -> str:
+        """The value of a header, empty if there is none."""
     def read(self, *, timeout: float | None) -> bytes:
         """The next piece, of any size; empty at the end of the body. Blocks like `HttpClient.call`; after CallFailed
         "timeout" the next call goes on, and nothing is lost."""

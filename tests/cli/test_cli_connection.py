@@ -157,6 +157,10 @@ def test_a_server_with_another_name_or_unknown(tmp_path: Path) -> None:
         assert "set KES_CA_FILE" in unknown.stderr
         mismatch = kes("ls", env={**environment, "KES_CA_FILE": str(server.ca_file)})
         assert "is not valid for '127.0.0.1'" in mismatch.stderr
+        for kind in ("rsa2048", "p256"):
+            make(kind, sans=["example.com"]).write(tmp_path, "other")  # of the same name
+            other = kes("ls", env={**environment, "KES_CA_FILE": str(tmp_path / "other.crt")})
+            assert "is not issued by a trusted authority, though one of the same name is trusted)" in other.stderr
         assert kes("ls", "-k", env=environment).code == 0
 
 

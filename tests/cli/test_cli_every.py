@@ -50,7 +50,7 @@ CALLS = {
     "kes key import": Call("key import {new} AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", NOTHING),
     "kes key info": Call("key info k1", r"Name        k1\n(.*\n)+Owner       [0-9a-f]{64}\n?"),
     "kes key ls": Call("key ls k", rf"Key\n{NAMES}"),
-    "kes key list": Call("key list k", r'(\{"name":"k\d+"\}\n)+', NAMES),
+    "kes key list": Call("key list k*", r'(\{"name":"k\d+"\}\n)+', NAMES),
     "kes key rm": Call("key rm {old}", NOTHING),
     "kes key encrypt": Call("key encrypt k1 text", rf'\{{"ciphertext":"{BASE64}"\}}', rf"\nciphertext: {BASE64}\n"),
     "kes key decrypt": Call("key decrypt k1 {ciphertext}", r'\{"plaintext":"aGVsbG8="\}', r"\nplaintext: aGVsbG8=\n"),

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -322,3 +323,27 @@ def test_what_may_have_been_done_is_told(tmp_path: Path) -> None:
         assert stderr.startswith('Error: failed to create key "k": ')
         assert stderr.endswith("; the server may have done it nevertheless\n")
         assert "nevertheless" not in kes("key", "info", "k", env=env).stderr
+
+
+@pytest.mark.parametrize("overrides", [{}, {"compatibility": "2021", "tls": {"auth": "off"}}], ids=["2025", "2021"])
+def test_the_list_of_2021_takes_a_glob(tmp_path: Path, overrides: dict[str, Any]) -> None:
+    names = ["aa", "aab", "ab", "ba", "my-app-1", "my-app-2"]
+    with start_server(tmp_path, policy={"app": {}, "app-2": {}}, **overrides) as server:
+        with server.client() as client:
+            for name in names:
+                client.create_key(name)
+
+        def listed(*arguments: str) -> list[str]:
+            done = run(server, "key", "list", *arguments)
+            assert (done.code, done.stderr) == (0, "")
+            return [json.loads(line)["name"] for line in done.stdout.splitlines()]
+
+        assert listed() == listed("*") == names
+        assert listed("aa") == ["aa"]
+        assert listed("[ab]a") == ["aa", "ba"]
+        assert listed("*a") == ["aa", "ba"]
+        assert listed("my-app-?") == ["my-app-1", "my-app-2"]
+        assert listed("none*") == []
+        assert run(server, "policy", "list", "app").stdout == '["app"]\n'
+        assert run(server, "policy", "list", "app*").stdout == '["app","app-2"]\n'
+        assert "is malformed" in run(server, "key", "list", "[a").stderr

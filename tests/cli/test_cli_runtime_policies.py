@@ -234,7 +234,7 @@ def test_rules_written_as_paths_are_shown_so_to_clients_of_2021(tmp_path: Path) 
     with start_server(tmp_path, compatibility="2021", tls={"auth": "off"}, policy=policy) as server:
         assert run(server, "policy", "add", "paths", stdin='{"paths":["/v1/key/create/z*"]}').code == 0
         assert run(server, "policy", "add", "rules", stdin='{"allow":["/v1/key/create/z*"]}').code == 0
-        assert run(server, "policy", "show", "paths").stdout == '{"allow":["/v1/key/create/z*"],"deny":[]}\n'
+        assert run(server, "policy", "show", "paths").stdout == '{"allow":{"/v1/key/create/z*":{}}}\n'
         caller = Caller(server.port, pair, tmp_path)
         read = {name: caller.call("GET", f"/v1/policy/read/{name}").json for name in ("filed", "paths", "rules")}
         assert read == {

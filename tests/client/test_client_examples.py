@@ -1,4 +1,5 @@
-"""Every example of docs/client.md and of the client's docstrings, against a server that takes policies at run time."""
+"""Every example of docs/client.md and of the client's docstrings: against a server that takes policies at run time,
+and, but for those that write policies, against one in development mode."""
 
 import asyncio
 import doctest
@@ -7,8 +8,9 @@ import io
 import pkgutil
 import re
 import secrets
+import ssl
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +19,34 @@ import pytest
 import keswick
 import keswick.client
 from keswick import APIError, AsyncClient, Client
+from keswick._native import peer_certificates
 from keswick.client import Endpoint
 from keswick.identity import APIKey, certificate_for
-from support.server import RunningServer, start_server
+from support.server import RunningServer, running, start_server
 from support.sockets import free_port
 
 GUIDE = Path(__file__).parents[2] / "docs/client.md"
 PACKAGE = keswick.client
 MODULES = [importlib.import_module(name) for _, name, _ in pkgutil.iter_modules(PACKAGE.__path__, "keswick.client.")]
 EXAMPLES = [example for module in MODULES for example in doctest.DocTestFinder().find(module) if example.examples]
+FOR_DEVELOPMENT = [example for example in EXAMPLES if "client.write_policy" not in str(example.docstring)]
+
+
+@contextmanager
+def development(folder: Path) -> Iterator[RunningServer]:
+    """Its certificate and its API key are only in its memory and on its console."""
+    with running(["server", "--dev", "--addr", "127.0.0.1:0"], folder, APIKey.generate()) as server:
+        (der,) = peer_certificates("127.0.0.1", server.port, timeout=20)
+        server.ca_file.write_text(ssl.DER_cert_to_PEM_cert(der))
+        server.api_key = server.line("API Key").split()[-1]
+        yield server
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
+def server(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
     """Its certificate, the key pair of somebody else and a file lie in the current folder; the environment knows it."""
-    with start_server(tmp_path, runtime_policies="on") as server:
+    is_development = getattr(request, "param", None) == "dev"
+    with development(tmp_path) if is_development else start_server(tmp_path, runtime_policies="on") as server:
         pair = certificate_for(APIKey.generate())
         (tmp_path / "app.crt").write_text(pair.certificate_pem)
         (tmp_path / "app.key").write_text(pair.key_pem("open sesame"))
@@ -64,7 +79,12 @@ def test_the_guide(server: RunningServer) -> None:
     names["client"].close()
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name.removeprefix("keswick.client."))
+@pytest.mark.parametrize(
+    ("server", "example"),
+    [*(("dev", example) for example in FOR_DEVELOPMENT), *(("file", example) for example in EXAMPLES)],
+    indirect=["server"],
+    ids=lambda value: value if isinstance(value, str) else value.name.removeprefix("keswick.client."),
+)
 def test_a_docstring(server: RunningServer, example: doctest.DocTest) -> None:
     with server.client() as client:
         example.globs |= {

@@ -1,5 +1,6 @@
 """The client that waits, against a real server."""
 
+import json
 import os
 import signal
 import socket
@@ -231,3 +232,20 @@ def test_an_interrupt_ends_a_call(server: RunningServer, call: str, tmp_path: Pa
         assert process.returncode == 0
     finally:
         server.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("dialect", ["2021", "2022", "2023", "2025"])
+@pytest.mark.parametrize("trace", [False, True])
+def test_response_times_are_seconds_in_every_dialect(tmp_path: Path, dialect: str, trace: bool) -> None:
+    with start_server(tmp_path, compatibility=dialect, tls={"auth": "off"}) as server, server.client() as client:
+        with client.audit_log(trace=trace) as events:
+            client.version()
+            event = next(events)
+            while event.path != "/version":
+                event = next(events)
+        assert 0 <= event.response_time < 1
+        sent = json.loads(event.raw)["response"]["time"]
+        in_milliseconds = dialect == "2025" and not trace
+        assert event.response_time == sent / (1000 if in_milliseconds else 1_000_000_000)
+        if dialect == "2023":
+            assert sent % 1000 == 0

@@ -109,15 +109,14 @@ pub async fn call(server: Arc<Server>, call: Call, timeout: Option<Duration>) ->
 /// The beginning of an answer.
 pub async fn open(server: Arc<Server>, call: Call, timeout: Option<Duration>) -> Result<Opened, Failure> {
     let (response, channel) = begin(&server, &call, &mut Limit::new(timeout)).await?;
-    let status = response.status().as_u16();
-    let content_type = content_type(response.headers());
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
     let content = Arc::new(Content {
         server,
         progress: tokio::sync::Mutex::new(Progress::Reading(Box::new((response.into_body(), channel)))),
         returned: Mutex::default(),
         closed: watch::Sender::new(false),
     });
-    Ok(Opened { status, content_type, content })
+    Ok(Opened { status, headers, content })
 }
 
 async fn begin(server: &Arc<Server>, call: &Call, limit: &mut Limit) -> Result<(Response<Incoming>, Channel), Failure> {
@@ -164,12 +163,17 @@ fn broken_off() -> Failure {
 }
 
 fn content_type(headers: &HeaderMap) -> String {
-    headers.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+    text(headers, CONTENT_TYPE.as_str())
+}
+
+/// The value of a header, empty if there is none.
+pub fn text(headers: &HeaderMap, name: &str) -> String {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
 }
 
 pub struct Opened {
     pub status: u16,
-    pub content_type: String,
+    pub headers: HeaderMap,
     pub content: Arc<Content>,
 }
 

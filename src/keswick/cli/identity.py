@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keswick import pem
+from keswick.cli import pattern
 from keswick.cli.access import AT_RUN_TIME, assign, refuse_api_key, write
 from keswick.cli.command import Arguments, Command, CommandError, Flag, Group, unknown_command
 from keswick.cli.connection import INSECURE, connect, failing
@@ -141,9 +142,11 @@ def list_(arguments: Arguments) -> None:
 
 
 def list_2021(arguments: Arguments) -> None:
-    arguments.at_most(1)
+    prefix, matches = pattern.glob(arguments)
     with connect(arguments) as client, failing("failed to list identities"):
-        for identity, policy in client.list_assignments("".join(arguments.words)):
+        for identity, policy in client.list_assignments(prefix):
+            if not matches(identity):
+                continue
             shown = to_json({"identity": identity, "policy": policy})
             print(f"{identity} => {printable(policy)}" if is_terminal() else shown)
 
@@ -359,8 +362,8 @@ COMMAND = Group(
             examples=("kes identity ls", "kes identity ls --json"),
         ),
         "list": Command(
-            "[PREFIX]",
-            "List identities as in 2021: one JSON object per line, with the policy.",
+            "[PATTERN]",
+            "List identities as in 2021: those that match a glob, one JSON object per line, with the policy.",
             list_2021,
             (INSECURE,),
             examples=("kes identity list",),

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 
+from keswick.cli import pattern
 from keswick.cli.command import Arguments, Command, CommandError, Flag, Group
 from keswick.cli.connection import INSECURE, connect, failing
 from keswick.cli.input import read_bytes, read_word
@@ -64,9 +65,9 @@ def list_(arguments: Arguments) -> None:
 
 
 def list_2021(arguments: Arguments) -> None:
-    arguments.at_most(1)
+    prefix, matches = pattern.glob(arguments)
     with connect(arguments) as client, failing("failed to list keys"):
-        for name in client.list_keys("".join(arguments.words)):
+        for name in filter(matches, client.list_keys(prefix)):
             print(printable(name) if is_terminal() else to_json({"name": name}))
 
 
@@ -224,7 +225,10 @@ COMMAND = Group(
             examples=("kes key ls", "kes key ls my-app --json"),
         ),
         "list": _command(
-            "[PREFIX]", "List keys as in 2021: one JSON object per line.", list_2021, examples=("kes key list 'my-*'",)
+            "[PATTERN]",
+            "List keys as in 2021: those that match a glob, one JSON object per line.",
+            list_2021,
+            examples=("kes key list 'my-*'",),
         ),
         "rm": _command(
             "NAME...", "Delete keys, at once and for ever.", remove, ENCLAVE, examples=("kes key rm my-key",)

@@ -41,7 +41,8 @@ def follow_metrics(arguments: Arguments, *, default_rate: str, raw: bool = False
     try:
         rate = duration.parse(text)
     except ValueError as error:
-        arguments.fail(f'invalid argument "{text}" for "--rate" flag: {error}')
+        advice = str(error).partition("; to switch off")[0]  # which a rate cannot be
+        arguments.fail(f'invalid argument "{text}" for "--rate" flag: {advice}')
     if rate <= 0:
         arguments.fail(f'invalid argument "{text}" for "--rate" flag: it must be more than 0s')
     gc.enable()  # see main: this runs for long

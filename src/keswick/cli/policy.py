@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from keswick.cli import pattern
 from keswick.cli.access import AT_RUN_TIME, assign, read_rules, refuse_api_key, write
 from keswick.cli.command import Arguments, Command, Group
 from keswick.cli.connection import INSECURE, connect, failing
@@ -33,9 +34,6 @@ def show(arguments: Arguments) -> None:
         policy = client.read_policy(name)
     if arguments.has("json") or not is_terminal():
         about = known(created_at=policy.created_at, created_by=policy.created_by)
-        if not about:  # a server of before 2023, whose rules are arrays
-            print(to_json({"allow": list(policy.allow), "deny": list(policy.deny)}))
-            return
         print(to_json({**known(allow=rules(policy.allow), deny=rules(policy.deny)), **about}))
         return
     for title, listed in (("Allow:", policy.allow), ("Deny:", policy.deny)):
@@ -49,11 +47,13 @@ def show(arguments: Arguments) -> None:
 
 
 def list_(arguments: Arguments) -> None:
-    print_names("Policy", _names(arguments), arguments)
+    arguments.at_most(1)
+    print_names("Policy", _names(arguments, "".join(arguments.words)), arguments)
 
 
 def list_2021(arguments: Arguments) -> None:
-    names = list(_names(arguments))
+    prefix, matches = pattern.glob(arguments)
+    names = list(filter(matches, _names(arguments, prefix)))
     if is_terminal():
         print("\n".join(("[", *(f"  {printable(name)}" for name in names), "]")))
     else:
@@ -93,10 +93,9 @@ def assign_to(arguments: Arguments) -> None:
     assign(arguments, name, arguments.words[1:], lambda policy, identity: f"kes policy assign {policy} {identity}")
 
 
-def _names(arguments: Arguments) -> Iterable[str]:
-    arguments.at_most(1)
+def _names(arguments: Arguments, prefix: str) -> Iterable[str]:
     with connect(arguments) as client, failing("failed to list policies"):
-        return sorted(client.list_policies("".join(arguments.words)))
+        return sorted(client.list_policies(prefix))
 
 
 _FORM = """A policy is JSON: {"allow": ["/v1/key/generate/my-app-*"], "deny": []}, or {"paths": [...]} as in 2021, or
@@ -121,8 +120,8 @@ COMMAND = Group(
             examples=("kes policy ls", "kes policy ls my- --json"),
         ),
         "list": Command(
-            "[PREFIX]",
-            "List policies as in 2021: a JSON array.",
+            "[PATTERN]",
+            "List policies as in 2021: those that match a glob, as a JSON array.",
             list_2021,
             (INSECURE,),
             examples=("kes policy list 'my-*'",),

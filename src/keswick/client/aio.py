@@ -16,7 +16,7 @@ from keswick.client.envelope import DEFAULT_CHUNK_SIZE
 from keswick.client.errors import APIError, IdentityNotFound, NotServed
 from keswick.client.failover import Plan, explained
 from keswick.client.metrics import Metrics
-from keswick.client.replies import MAX_REFUSAL, Lines, Reply, checked, refused
+from keswick.client.replies import MAX_REFUSAL, TIME_UNIT, Lines, Reply, checked, refused
 from keswick.client.results import (
     API,
     AuditEvent,
@@ -298,7 +298,7 @@ class AsyncClient(BaseClient):
         async def ask(endpoint: Endpoint) -> "_Opened[Event] | Reply":
             reader = await _end_of(self._http.begin_open, *endpoint, stream.path, timeout=None)
             if reader.status == 200:
-                return _Opened(endpoint, reader, stream.read)
+                return _Opened(endpoint, reader, stream.reading(reader.header(TIME_UNIT)))
             body = b""
             try:
                 for seconds in self._time_left():
@@ -306,7 +306,7 @@ class AsyncClient(BaseClient):
                     body += piece
                     if not piece or len(body) > MAX_REFUSAL:
                         break
-                return Reply(reader.status, reader.content_type, body)
+                return Reply(reader.status, reader.header("content-type"), body)
             finally:
                 reader.close()
 

@@ -245,10 +245,16 @@ class Stream(NamedTuple, Generic[Result]):
     """From a line to an event. Raises APIError."""
     otherwise: "Stream[Result] | None" = None
     """The same log at the path that other servers have."""
+    by_unit: Mapping[str, Callable[[bytes], Result]] = {}
+    """How to read it instead, where the server names the unit of times."""
+
+    def reading(self, unit: str) -> Callable[[bytes], Result]:
+        return self.by_unit.get(unit, self.read)
 
 
 def audit_log(trace: bool) -> Stream[AuditEvent]:
-    today = Stream("/v1/log/audit", replies.audit_event)
+    units = {"ms": replies.audit_event_in_milliseconds, "ns": replies.audit_trace_event}
+    today = Stream("/v1/log/audit", replies.audit_event, by_unit=units)
     of_old = Stream("/v1/log/audit/trace", replies.audit_trace_event)
     return of_old._replace(otherwise=today) if trace else today._replace(otherwise=of_old)
 

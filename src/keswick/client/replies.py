@@ -26,6 +26,9 @@ MAX_LINE = 1 << 20
 MAX_REFUSAL = 1 << 20
 """Bytes that are read of what a server says instead of a log stream."""
 
+TIME_UNIT = "x-time-unit"
+"""The header of a log stream that names the unit of its response times, such as `ns`. Servers of Keswick have it."""
+
 _SECOND = 1_000_000_000
 _KEY_SIZE = _HMAC_SIZE = 32
 _NO_MILLISECONDS = 20_000
@@ -219,10 +222,16 @@ class Lines:
 
 
 def audit_event(line: bytes) -> AuditEvent:
-    """The time is in milliseconds; from servers before October 2023 in nanoseconds, rounded to microseconds."""
+    """Of a server that names no unit: the time is in milliseconds, before October 2023 in nanoseconds, rounded to
+    microseconds."""
     event = _audit_event(line)
     in_nanoseconds = event.response_time >= _NO_MILLISECONDS and event.response_time % 1000 == 0
     return event._replace(response_time=event.response_time / (_SECOND if in_nanoseconds else 1000))
+
+
+def audit_event_in_milliseconds(line: bytes) -> AuditEvent:
+    event = _audit_event(line)
+    return event._replace(response_time=event.response_time / 1000)
 
 
 def audit_trace_event(line: bytes) -> AuditEvent:

@@ -14,7 +14,7 @@ from keswick.client.envelope import DEFAULT_CHUNK_SIZE
 from keswick.client.errors import APIError, IdentityNotFound, NotServed
 from keswick.client.failover import Plan, explained
 from keswick.client.metrics import Metrics
-from keswick.client.replies import MAX_REFUSAL, Lines, Reply, checked, refused
+from keswick.client.replies import MAX_REFUSAL, TIME_UNIT, Lines, Reply, checked, refused
 from keswick.client.results import (
     API,
     AuditEvent,
@@ -392,7 +392,7 @@ class Client(BaseClient):
         def ask(endpoint: Endpoint) -> "LogStream[Event] | Reply":
             reader = self._http.open(endpoint.host, endpoint.port, stream.path, timeout=None)
             if reader.status == 200:
-                return LogStream(endpoint, reader, stream.read)
+                return LogStream(endpoint, reader, stream.reading(reader.header(TIME_UNIT)))
             body = b""
             try:
                 for seconds in self._time_left():
@@ -400,7 +400,7 @@ class Client(BaseClient):
                     body += piece
                     if not piece or len(body) > MAX_REFUSAL:
                         break
-                return Reply(reader.status, reader.content_type, body)
+                return Reply(reader.status, reader.header("content-type"), body)
             finally:
                 reader.close()
 

@@ -232,7 +232,8 @@ class _Server:
         names = certificates.names(leaf)
         yield ok(f"it is {leaf.subject or 'without a subject'}, for {', '.join(names) or 'no name'}")
         yield from certificates.dates(leaf, "it")
-        if not certificates.is_for(leaf, host):
+        is_for_host = certificates.is_for(leaf, host)
+        if not is_for_host:
             if names:
                 advice = (
                     f"call the server by one of these names, or make a certificate with '{host}' in its subjectAltName"
@@ -249,7 +250,7 @@ class _Server:
                 "KES_CA_FILE to a PEM file with the certificate of the server or of its CA"
             )
         else:
-            self.trusted = True
+            self.trusted = is_for_host
             yield ok(f"it is trusted, with {self.trust.source}")
 
     # --- the API ---

@@ -34,8 +34,9 @@ MAX_VALUE = 4096
 """Characters. What is longer is cut: no real path or message is."""
 
 Event = TypeVar("Event")
-AuditForm = Literal["ms", "ns", "2021"]
-"""Of audit events: the unit of the response time; before 2022 also whole seconds, and no address."""
+AuditForm = Literal["ms", "ns", "2023", "2021"]
+"""Of audit events: the unit of the response time. In 2023 it was nanoseconds, rounded to microseconds; in 2021 and 2022
+nanoseconds, with events in whole seconds and without an address."""
 
 
 class LogStream(Protocol):
@@ -428,7 +429,12 @@ class AuditLog(_Log[_Answered]):
 
     def _render(self, event: _Answered, form: str) -> bytes:
         path = event.path.encode(errors="replace").decode()  # what is no text must not keep an event out of the log
-        response = _Response(event.code, event.duration // 1_000_000 if form == "ms" else event.duration)
+        duration = event.duration
+        if form == "ms":
+            duration //= 1_000_000
+        elif form == "2023":
+            duration = round(duration, -3)
+        response = _Response(event.code, duration)
         if form == "2021":
             moment = rfc3339(event.time // 1_000_000_000 * 1_000_000_000)
             return self._encode(_AuditEvent2021(moment, _Request2021(path, event.identity), response)) + b"\n"

@@ -60,7 +60,9 @@ class State:
     @property
     def audit_form(self) -> AuditForm:
         """Of audit events on the console and in `/v1/log/audit`."""
-        return "2021" if self.config.dialect in _BEFORE_2023 else self.config.log.audit_unit
+        if self.config.dialect in _BEFORE_2023:
+            return "2021"
+        return "2023" if self.config.log.audit_unit == "ns" else "ms"
 
     @property
     def names_are_free(self) -> bool:

@@ -1,8 +1,12 @@
 """The live log streams: `/v1/log/…`. Headers go out at once, events as they happen, until the client goes."""
 
+from keswick._native import Headers
 from keswick.server.call import Answer, Call
 from keswick.server.logs import AuditForm
 from keswick.server.replies import NDJSON
+
+_UNITS = {unit: Headers([("Content-Type", "application/x-ndjson"), ("X-Time-Unit", unit)]) for unit in ("ms", "ns")}
+"""The unit of response times is named, since it is not to be seen in the events."""
 
 
 def audit(call: Call) -> Answer:
@@ -16,7 +20,7 @@ def audit_trace(call: Call) -> Answer:
 
 
 def _audit(call: Call, form: AuditForm) -> Answer:
-    stream = call.request.stream(200, NDJSON)
+    stream = call.request.stream(200, _UNITS["ms" if form == "ms" else "ns"])
     call.runtime.audit.subscribe(stream, form=form)
     call.end_in_time(stream)
     return None
