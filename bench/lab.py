@@ -191,6 +191,18 @@ class Lab:
             raise SystemExit(f"{method} {path}: {response.status} {answer.decode()}")
         return answer
 
+    def type(self, server: Server, *words: str) -> None:
+        """A command of `kes`, as somebody types it."""
+        called = {
+            "KES_SERVER": f"https://127.0.0.1:{server.port}",
+            "KES_CLIENT_CERT": str(self.folder / "client.crt"),
+            "KES_CLIENT_KEY": str(self.folder / "client.key"),
+        }
+        command = [BIN / "kes", *words, "-k"]
+        done = subprocess.run(command, env={**ENVIRONMENT, **called}, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"kes {' '.join(words)}: {done.stderr}")
+
     def measure(self, target: Target, shape: Shape, seconds: float, requests: int | None = None) -> Sample:
         command: list[str | Path] = [LOAD, "--connect", f"127.0.0.1:{target.server.port}", *shape.options]
         command += ["--method", "POST", "--path", target.path, "--body", target.body, "--seconds", str(seconds)]

@@ -25,6 +25,8 @@ from lab import HTTP1, HTTP2, PATIENCE, SHAPES, Lab, Report, Sample, Shape, Targ
 
 COLD_START_BOUND = 0.2
 """Seconds from the command to the first answer."""
+COMMAND_BOUND = 0.25
+"""Seconds that `kes key ls` takes on a warm machine."""
 MEMORY_BOUND = 60.0
 """MB of resident memory, however many requests were answered."""
 MEMORY_GROWTH_BOUND = 1.05
@@ -50,6 +52,7 @@ def main() -> int:
         compare_with_nginx(lab, report, rounds, seconds)
         watch_memory(lab, report, requests)
         time_cold_start(lab, report, rounds)
+        time_command(lab, report, rounds)
         serve_beside_many_keys(lab, report, rounds, seconds)
         stores.compare(lab, report, rounds, seconds, stack)
     return report.close()
@@ -114,6 +117,17 @@ def time_cold_start(lab: "Lab", report: "Report", rounds: int) -> None:
         server.process.wait(PATIENCE)
     report.title("From `kes server` to the first answer")
     report.ratio(f"to {COLD_START_BOUND * 1000:.0f} ms", [seconds / COLD_START_BOUND for seconds in taken], 1.0)
+
+
+def time_command(lab: "Lab", report: "Report", rounds: int) -> None:
+    server = lab.start_keswick(lab.folder / "keys", pinned=False)
+    taken = []
+    for _ in range(2 * rounds + 1):
+        begin = time.perf_counter()
+        lab.type(server, "key", "ls")
+        taken.append(time.perf_counter() - begin)
+    report.title("`kes key ls`, from the command to its end")
+    report.ratio(f"to {COMMAND_BOUND * 1000:.0f} ms", [seconds / COMMAND_BOUND for seconds in taken[1:]], 1.0)
 
 
 def serve_beside_many_keys(lab: "Lab", report: "Report", rounds: int, seconds: float) -> None:
