@@ -198,7 +198,7 @@ class Lab:
             "KES_CLIENT_CERT": str(self.folder / "client.crt"),
             "KES_CLIENT_KEY": str(self.folder / "client.key"),
         }
-        command = [BIN / "kes", *words, "-k"]
+        command: list[str | Path] = [BIN / "kes", *words, "-k"]
         done = subprocess.run(command, env={**ENVIRONMENT, **called}, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"kes {' '.join(words)}: {done.stderr}")
