@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from keswick.client import KeyStoreFailed
 from keswick.keystore import KeyExists, KeyNotFound, KeyStore, KeyStoreError, KeyStoreUnreachable, NotAKey, aws, http
 from support.certificates import make
 from support.connect_proxy import ConnectProxy
@@ -687,3 +688,28 @@ def test_a_server_runs_with_what_the_page_shows(tmp_path: Path) -> None:
             ("another", "alias/kes"),
         ]
         assert not any(CREDENTIALS["credentials.secretkey"] in text for text in (server.stdout, server.stderr))
+
+
+def test_a_server_whose_credentials_are_over_says_so_and_keeps_its_cached_keys(
+    service: FakeSecretsManager, tmp_path: Path
+) -> None:
+    login = {"accesskey": service.access_key, "secretkey": service.secret_key}
+    section = {"endpoint": service.endpoint, "region": service.region, "credentials": login}
+    expiry = {"any": "1s", "unused": "1s", "offline": "1h"}
+    with (
+        start_server(
+            tmp_path, keystore={"fs": None, "aws": {"secretsmanager": section}}, cache={"expiry": expiry}
+        ) as server,
+        server.client() as client,
+    ):
+        client.create_key("my-key")
+        client.ready()
+        client.generate_key("my-key")
+        service.expired = True
+        server.wait_for("the key store is unavailable", stream="stderr")
+        with pytest.raises(KeyStoreFailed):
+            client.ready()
+        assert client.generate_key("my-key").plaintext  # only the offline expiry holds it
+        service.expired = False
+        wait_until(lambda: "the key store is back" in server.stderr)
+        client.ready()
