@@ -1,6 +1,7 @@
 """The present form: what is read, and what each mistake is answered with."""
 
 import contextlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -441,8 +442,17 @@ MISTAKES = [
     (LEAST + "proxy_protocol: {from: []}", "'proxy_protocol.from' is missing"),
     (LEAST + "metrics: {address: ':1', proxy_protocol: {}}", "'metrics.proxy_protocol.from' is missing"),
     (LEAST + "proxy_protocol: {from: 10.0.0.0/8}", "'proxy_protocol.from' must be a list"),
-    (LEAST + "proxy_protocol: {from: [0.0.0.0/0]}", "holds '0.0.0.0/0', which is every address"),
-    (LEAST + "proxy_protocol: {from: ['::/0']}", "holds '::/0', which is every address"),
+    (LEAST + "proxy_protocol: {from: [0.0.0.0/0]}", "line 4: 'proxy_protocol.from' covers '0.0.0.0/0', which is every"),
+    (LEAST + "proxy_protocol: {from: ['::/0']}", "'proxy_protocol.from' covers '::/0', which is every address"),
+    (LEAST + "proxy_protocol: {from: [0.0.0.0/1, '::1', 128.0.0.0/1]}", "covers '0.0.0.0/0', which is every address"),
+    (LEAST + "proxy_protocol: {from: ['8000::/1', 10.0.0.1, '::/2', '4000::/2']}", "covers '::/0', which is every"),
+    (LEAST + "proxy_protocol: {from: ['::/1']}", "covers '::/1', which is wider than any network of one operator"),
+    (LEAST + "proxy_protocol: {from: ['2000::/3']}", "covers '2000::/3', which is wider"),
+    (LEAST + "proxy_protocol: {from: [10.0.0.0/8, 11.0.0.0/8]}", "covers '10.0.0.0/7', which is wider"),
+    (
+        LEAST + "metrics: {address: ':1', proxy_protocol: {from: [128.0.0.0/1, 0.0.0.0/1]}}",
+        "line 4: 'metrics.proxy_protocol.from' covers '0.0.0.0/0', which is every address",
+    ),
     (LEAST + "proxy_protocol: {from: ['::ffff:10.0.0.0/104']}", "write an IPv4 network as such"),
     (LEAST + "proxy_protocol: {from: [10.0.0.1/8]}", "lies within a network; write '10.0.0.0/8'"),
     (LEAST + "proxy_protocol: {from: [proxy.internal]}", "holds 'proxy.internal', which is no network"),
@@ -568,7 +578,18 @@ def test_mistakes(tmp_path: Path, text: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"admin: {{identity: {ID.upper()}}}\n" + TLS_FILES + FS, "line 1: 'admin.identity' has upper-case letters"),
+        (
+            f"admin: {{identity: {ID.upper()}}}\n" + TLS_FILES + FS,
+            f"line 1: 'admin.identity' holds '{ID.upper()}', which has upper-case letters",
+        ),
+        (
+            ADMIN + f"tls: {{key: k, cert: c, proxy: {{identities: [a, {ID.upper()}], header: {{cert: X}}}}}}\n" + FS,
+            f"line 2: 'tls.proxy.identities' holds '{ID.upper()}', which has upper-case letters",
+        ),
+        (
+            LEAST + f"policy: {{p: {{identities: [{ID}, a]}}, q: {{identities: [{ID.upper()}]}}}}",
+            f"line 4: 'policy.q.identities' holds '{ID.upper()}', which has upper-case letters",
+        ),
         (
             LEAST + "api: {/v1/enclave/create/: {timeout: 1s}}",
             "line 4: the path '/v1/enclave/create/' in 'api' is of older",
@@ -602,6 +623,23 @@ def test_rules_that_are_read_in_two_ways(tmp_path: Path) -> None:
     assert prefix.endswith("; it is read as a prefix")
     assert denied.startswith("policy 'p', deny rule '/v1/key/*/x*': as a glob its special characters")
     assert denied.endswith("; what either matches is refused")
+
+
+def test_networks_of_private_use_may_send_a_proxy_header(tmp_path: Path) -> None:
+    networks = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/17", "192.168.128.0/17", "fc00::/7", "2001:db8::/32")
+    config = read(tmp_path, LEAST + f"proxy_protocol: {{from: {json.dumps(networks)}}}")
+    assert config.proxy_protocol is not None
+    assert config.proxy_protocol.networks == networks
+
+
+TAKEN = ("Host", "Connection", "Content-Length", "Transfer-Encoding", "X-Forwarded-For", "Forwarded")
+
+
+@pytest.mark.parametrize("name", [*TAKEN, *map(str.lower, TAKEN), "HOST"])
+def test_a_header_that_means_something_else_forwards_no_certificates(tmp_path: Path, name: str) -> None:
+    text = ADMIN + f"tls: {{key: k, cert: c, proxy: {{identities: [a], header: {{cert: {name}}}}}}}"
+    with pytest.raises(ConfigError, match=f"line 2: 'tls.proxy.header.cert' cannot be '{name}', which means something"):
+        read(tmp_path, text)
 
 
 # --- YAML ---------------------------------------------------------------------------------------------------------

@@ -187,6 +187,9 @@ def test_compose(composed: tuple[Operator, dict[str, Any]], monkeypatch: pytest.
     services = file["services"]
     names = [name for name in services if name != HAPROXY]
     assert len(names) == 3
+    hosts = [entry.split(":") for entry in services[HAPROXY]["extra_hosts"]]
+    assert len(hosts) == 3
+    known_as = {address: name for name, address in hosts}
     with ExitStack() as stack:
         ports = {}
         for name in names:
@@ -200,8 +203,8 @@ def test_compose(composed: tuple[Operator, dict[str, Any]], monkeypatch: pytest.
                     {"0.0.0.0:7373": "127.0.0.1:0"},
                 )
             )
-            (alias,) = service["networks"]["inside"]["aliases"]
-            ports[f"{alias}:7373"] = str(server.port)
+            # HAProxy knows a stopped server by name, too: from its own list, and under an address that stays.
+            ports[f"{known_as[service['networks']['inside']['ipv4_address']]}:7373"] = str(server.port)
             longest = seconds_to_stop(server.config, service["environment"], monkeypatch)
             assert longest < float(service["stop_grace_period"].removesuffix("s"))
 
@@ -212,6 +215,7 @@ def test_compose(composed: tuple[Operator, dict[str, Any]], monkeypatch: pytest.
         mounts = mounted(operator, balancer)
         text = mounts["/usr/local/etc/haproxy/haproxy.cfg"].read_text().replace("bind :443", f"bind 127.0.0.1:{port}")
         for address, here in ports.items():
+            assert address in text
             text = text.replace(address, f"127.0.0.1:{here}")
         for target, source in mounts.items():
             text = text.replace(target, str(source))
@@ -221,6 +225,18 @@ def test_compose(composed: tuple[Operator, dict[str, Any]], monkeypatch: pytest.
             secrets = operator.folder / "deploy" / "secrets"
             assert all(path.stat().st_mode & 0o077 == 0 for path in [*secrets.glob("*.pem"), *secrets.glob("*.key")])
             use("kes.example.com", port, secrets / "server.crt", secrets / "storage")
+
+
+def test_under_any_umask_a_container_can_read_what_it_mounts(tmp_path: Path) -> None:
+    operator = Operator(tmp_path, "docker", "chown")
+    for block in shell_blocks(section(PAGE, "Compose")):
+        operator.type(f"umask 077\n{block}")
+    given = {path for call in operator.calls if call.startswith("chown") for path in call.split()[2:]}
+    for name, service in yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"].items():
+        for path in mounted(operator, service).values():
+            if path.parent.name == "secrets":
+                is_given = str(path.relative_to(operator.folder)) in given
+                assert is_given or path.stat().st_mode & 0o044 == 0o044, f"{name} cannot read {path}"
 
 
 @pytest.mark.parametrize("name", ["kes-1", "kes-2", "kes-3", "haproxy"])

@@ -28,9 +28,11 @@ POLICY = {
         "identities": [*(key.identity for key in CLIENTS), *(identity_of(p.public_key_der) for p in PAIRS.values())],
     }
 }
+NEWER_NGINX = {"listen 443 ssl http2;": "listen 443 ssl;\n        http2 on;"}
+"""What the file says for 1.25.1 or newer."""
 WAYS = {
     "nginx-http1": (NGINX, "http.conf", {}),
-    "nginx-http2": (NGINX, "http.conf", {"proxy_http_version 1.1;": "proxy_http_version 2;"}),
+    "nginx-http2": (NGINX, "http.conf", {"proxy_http_version 1.1;": "proxy_http_version 2;", **NEWER_NGINX}),
     "haproxy-http1": (
         HAPROXY,
         "http.cfg",
@@ -54,6 +56,13 @@ def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         keys=[{"name": "my-key"}],
     ) as front:
         yield front
+
+
+def test_a_proxy_warns_of_nothing_but_the_older_way_to_write_http2(front: Front) -> None:
+    warnings = [line for line in front.proxy.log.splitlines() if "[warn" in line.lower()]
+    if "ssl http2;" in front.proxy.config.read_text():
+        warnings = [line for line in warnings if 'the "listen ... http2" directive is deprecated' not in line]
+    assert warnings == []
 
 
 @pytest.mark.parametrize("kind", PAIRS)
@@ -99,6 +108,27 @@ def test_a_client_without_a_certificate_is_told_so_by_the_server(front: Front) -
     assert nobody.call("GET", "/v1/ready").status == 200  # has skip_auth
 
 
+@pytest.mark.parametrize("sizes", [[64 << 10], [8 << 10] * 8], ids=["one header", "eight headers"])
+@pytest.mark.parametrize("version", ["HTTP/1.1", "HTTP/2"])
+def test_headers_of_64_kibibytes_are_refused_and_nobody_else_notices(
+    front: Front, version: str, sizes: list[int]
+) -> None:
+    pair = PAIRS["p256"]
+    headers = {f"x-large-{number}": "A" * size for number, size in enumerate(sizes)}
+    path = "/v1/identity/self/describe"
+    with http_client(front, PAIRS["p384"], version) as other:
+        assert other.get(path).status_code == 200
+        with http_client(front, pair, version) as client:
+            try:
+                status = client.get(path, headers=headers).status_code
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                status = 431  # the connection is closed while the header is still being sent
+            assert status in (400, 431)
+        with http_client(front, pair, version) as client:
+            assert client.get(path).json()["identity"] == identity_of(pair.public_key_der)
+        assert other.get(path).status_code == 200
+
+
 def test_what_a_client_sends_under_the_names_of_the_proxy_never_counts(front: Front) -> None:
     admin = certificate_for(front.cluster.api_key).certificate_pem
     forged = {"X_Tls_Client_Cert": quote(admin), "X_Forwarded_For": "6.6.6.6", "Forwarded": "for=6.6.6.6"}
@@ -116,6 +146,12 @@ def test_what_a_client_sends_under_the_names_of_the_proxy_never_counts(front: Fr
 
 def test_thousands_of_requests_of_many_clients_share_connections_and_none_is_taken_for_another(front: Front) -> None:
     def ask_again_and_again(number: int) -> int:
+        if number == len(CLIENTS):
+            nobody = front.caller(None)
+            for _ in range(200):
+                answer = nobody.call("GET", "/v1/identity/self/describe")
+                assert (answer.status, answer.message) == (400, "tls: client certificate is required")
+            return 200
         key = CLIENTS[number]
         with front.client(key.text, http2=number % 2 == 0) as client:
             for _ in range(100):
@@ -125,9 +161,9 @@ def test_thousands_of_requests_of_many_clients_share_connections_and_none_is_tak
         return 200
 
     opened = connections_opened(front)
-    with ThreadPoolExecutor(len(CLIENTS)) as pool:
-        asked = sum(pool.map(ask_again_and_again, range(len(CLIENTS))))
-    assert asked == 2400
+    with ThreadPoolExecutor(len(CLIENTS) + 1) as pool:
+        asked = sum(pool.map(ask_again_and_again, range(len(CLIENTS) + 1)))
+    assert asked == 2600
     assert connections_opened(front) - opened < 200  # each of them brought requests of several clients
 
 
@@ -158,6 +194,25 @@ def test_no_names_of_authorities_keep_a_client_from_showing_its_certificate(fron
     command = ["openssl", "s_client", "-connect", f"127.0.0.1:{front.proxy.port}"]
     shown = subprocess.run(command, input=b"", capture_output=True, timeout=20, check=False).stdout
     assert b"No client certificate CA names sent" in shown
+
+
+@pytest.mark.parametrize(("program", "name"), [(NGINX, "http.conf"), (HAPROXY, "http.cfg")])
+def test_servers_that_verify_clients_do_so_behind_a_proxy(program: str, name: str, tmp_path: Path) -> None:
+    authority = make("p256", name="authority", ca=True)
+    path = "/v1/identity/self/describe"
+    with behind(program, name, tmp_path, authority=authority) as front:
+        for _ in range(2):  # the second time it is known
+            good = front.caller(make("p256", issuer=authority, eku=["client"]))
+            assert good.call("GET", path).json["identity"] == good.identity
+            expired = front.caller(make("p256", issuer=authority, eku=["client"], days=(-30, -1))).call("GET", path)
+            stranger = front.caller(make("p256", eku=["client"])).call("GET", path)
+            untrusted = "not authorized: client certificate is not trusted"
+            assert (stranger.status, stranger.message) == (403, untrusted)
+            if program == NGINX:  # which looks at the time of a certificate by itself
+                assert expired.status == 400
+                assert b"The SSL certificate error" in expired.body
+            else:
+                assert (expired.status, expired.message) == (403, untrusted)
 
 
 SHORT_TIMES = {

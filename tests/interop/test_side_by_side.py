@@ -24,6 +24,8 @@ WAYS: dict[str, tuple[str, str, dict[str, Any]]] = {
 STOP = {"delay": "3s", "linger": "2s", "drain": "15s"}
 """As in deploy/behind-a-proxy.yaml."""
 REQUESTS_PER_SECOND = 200
+NEWCOMERS_PER_SECOND = 10
+"""Of them each makes a key, over a connection of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +78,14 @@ def is_gone(client: Client, name: str) -> bool:
 
 
 class Load:
-    """Clients who ask for data keys and have them opened, so often in a second, whatever happens behind the proxy."""
+    """Clients who ask for data keys and have them opened, so often in a second, whatever happens behind the proxy; and
+    now and then one who comes, makes a key and goes."""
 
-    def __init__(self, front: Front) -> None:
-        self._front = front
+    def __init__(self, front: Front, name: str) -> None:
+        """`name`: what the keys are called that are made."""
+        self._front, self._name = front, name
         self.answered = 0
+        self.made = 0
         self.failures: list[str] = []
 
     def run_during(self, work: Callable[[], None]) -> None:
@@ -89,18 +94,26 @@ class Load:
     async def _run_during(self, work: Callable[[], None]) -> None:
         busy = asyncio.create_task(asyncio.to_thread(work))
         async with self._front.async_client() as first, self._front.async_client(http2=False) as second:
-            begun, asked = time.monotonic(), 0
-            running: set[asyncio.Task[None]] = set()
-            while not busy.done():
-                due = int((time.monotonic() - begun) * REQUESTS_PER_SECOND)
-                for number in range(asked, due, 2):
-                    task = asyncio.create_task(self._ask_twice((first, second)[number // 2 % 2]))
-                    running.add(task)
-                    task.add_done_callback(running.discard)
-                    asked += 2
-                await asyncio.sleep(0.005)
-            await asyncio.gather(*running)
+            begun, asked, came = time.monotonic(), 0, 0
+            async with asyncio.TaskGroup() as running:
+                while not busy.done():
+                    passed = time.monotonic() - begun
+                    for number in range(asked, int(passed * REQUESTS_PER_SECOND), 2):
+                        running.create_task(self._ask_twice((first, second)[number // 2 % 2]))
+                        asked += 2
+                    for number in range(came, int(passed * NEWCOMERS_PER_SECOND)):
+                        running.create_task(self._come_and_make(number))
+                        came += 1
+                    await asyncio.sleep(0.005)
         await busy
+
+    async def _come_and_make(self, number: int) -> None:
+        try:
+            async with self._front.async_client(http2=number % 2 == 0) as newcomer:
+                await newcomer.create_key(f"{self._name}-{number}")
+                self.made += 1
+        except Exception as error:
+            self.failures.append(repr(error))
 
     async def _ask_twice(self, client: AsyncClient) -> None:
         try:
@@ -119,10 +132,13 @@ def test_no_client_notices_that_servers_are_restarted_one_after_the_other(front:
             if front.is_http:  # else only new connections find their way to it, and all clients have one
                 wait_until(partial(is_in_rotation, member))
 
-    load = Load(front)
+    load = Load(front, "made-during-restarts")
     load.run_during(restart_all)
     assert load.failures == []
     assert load.answered > 1000
+    assert load.made > 50
+    with front.client() as client:
+        assert sum(name.startswith("made-during-restarts-") for name in client.list_keys()) == load.made
 
 
 def is_in_rotation(member: Member) -> bool:
@@ -137,6 +153,6 @@ def test_no_client_notices_that_servers_are_reloaded_one_after_the_other(front: 
             for member in front.cluster.members:
                 member.reload()
 
-    load = Load(front)
+    load = Load(front, "made-during-reloads")
     load.run_during(reload_all)
     assert load.failures == []

@@ -57,7 +57,7 @@ def haproxy() -> tuple[Path, Environment]:
         folder = Path(package.origin).parent / "bin"
         return folder / "haproxy", {"LD_LIBRARY_PATH": str(folder / "lib")}
     found = shutil.which("haproxy")
-    assert found, "no package brings HAProxy to this machine: install it, 2.8 or newer"
+    assert found, "no package brings HAProxy to this machine: install it, 2.6 or newer"
     return Path(found), {}
 
 
@@ -180,6 +180,7 @@ def behind(
     *,
     servers: int = 1,
     stopped: bool = False,
+    authority: Pair | None = None,
     changes: Mapping[str, str] | None = None,
     **overrides: Any,
 ) -> Iterator[Front]:
@@ -187,12 +188,19 @@ def behind(
 
     The servers take what an HTTP proxy forwards, let checks in, and keep an audit log. `changes`: what else is replaced
     in the file of the proxy. `overrides`: what else the servers' configuration has. `stopped`: the servers have ended
-    before the proxy starts.
+    before the proxy starts. `authority`: the servers verify clients, and trust those that it has issued, and the proxy.
     """
     files = folder / program
-    identity = identity_of(write_certificates(files).public_key_der)
+    pair = write_certificates(files)
+    identity = identity_of(pair.public_key_der)
     is_http = name.startswith("http")
-    section = {"proxy": {"identities": [identity], "header": {"cert": "X-Tls-Client-Cert"}}} if is_http else {}
+    section: dict[str, Any] = {}
+    if is_http:
+        section["proxy"] = {"identities": [identity], "header": {"cert": "X-Tls-Client-Cert"}}
+    if authority is not None:
+        trusted = folder / "clients.crt"
+        trusted.write_bytes(authority.cert_pem + pair.cert_pem)
+        section |= {"auth": "on", "ca": str(trusted)}
     configuration: dict[str, Any] = {
         "api": {"/v1/ready": {"skip_auth": True}},
         "log": {"audit": "on", "audit_skip": ["/v1/ready"]},

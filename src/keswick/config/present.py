@@ -7,7 +7,8 @@ spoke: what was valid then must start a server.
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_address, ip_network
+from itertools import chain
 
 from keswick import policy
 from keswick.config import address, duration, level, stores
@@ -35,6 +36,12 @@ ZERO = re.compile("[-+]?0")
 
 _API_KEY = "kes:v1:"  # the beginning of a private key; never to be shown
 _HEADER = re.compile(r"[0-9A-Za-z!#$%&'*+.^_`|~-]+")
+_TAKEN_HEADERS = frozenset(
+    ["host", "connection", "content-length", "transfer-encoding", "x-forwarded-for", "forwarded"]
+)
+"""What HTTP itself needs, and what the addresses of clients stand in."""
+_WIDEST = {4: 8, 6: 7}
+"""Bits of the widest networks that one operator has, by IP version: 10.0.0.0/8 and fc00::/7."""
 _SWITCH = {"on": True, "off": False}
 _BOOLEAN = _SWITCH | {"true": True, "false": False, "yes": True, "no": False}
 _FORMER_APIS = re.compile(
@@ -144,11 +151,7 @@ def _admin(section: Section, rules: _Rules) -> str:
     if rules.may_be_left_out("admin.identity") and section.is_blank("identity"):
         return ""
     identity = section.required("identity", "the identity of the administrator, or a word such as 'disabled' for none")
-    _refuse_api_key(identity)
-    if re.fullmatch("[0-9A-Fa-f]{64}", identity.text) and identity.text != identity.text.lower():
-        section.warn_at(
-            "identity", f"{identity.key!r} has upper-case letters; identities are lower-case: it matches nobody"
-        )
+    _check_identity(identity)
     return identity.text
 
 
@@ -178,7 +181,7 @@ def _proxy(section: Section, admin: str, rules: _Rules) -> Proxy:
     for identity in identities:
         if not identity.text:
             raise identity.error("an identity in 'tls.proxy.identities' is empty")
-        _refuse_api_key(identity)
+        _check_identity(identity)
         if identity.text == admin:
             raise identity.error(f"the identity {identity.shown} in 'tls.proxy.identities' is the admin already")
     forwarded_admin = _switch(section, "admin", _SWITCH)
@@ -188,6 +191,11 @@ def _proxy(section: Section, admin: str, rules: _Rules) -> Proxy:
     name = header.required("cert", "name the header in which the proxies forward certificates")
     if _HEADER.fullmatch(name.text) is None:
         raise name.error("'tls.proxy.header.cert' is not the name of a header, such as 'X-Tls-Client-Cert'")
+    if name.text.lower() in _TAKEN_HEADERS:
+        raise name.error(
+            f"'tls.proxy.header.cert' cannot be {name.shown}, which means something else in every request; write for "
+            "example 'X-Tls-Client-Cert'"
+        )
     return Proxy(tuple(identity.text for identity in identities), name.text, forwarded_admin)
 
 
@@ -218,7 +226,7 @@ def _policies(section: Section, admin: str, proxy: Proxy, rules: _Rules) -> dict
         one = section.section(name).only("allow", "deny", "identities")
         allow, deny, identities = (_patterns(one, "allow"), _patterns(one, "deny"), _identities(one, rules))
         for identity in identities:
-            _refuse_api_key(identity)
+            _check_identity(identity)
             if not is_name(identity.text) and not rules.is_lenient:
                 raise identity.error(f"{identity.shown} in the policy {name!r} is not an identity: it has {NAME_RULE}")
             if identity.text == admin:
@@ -313,34 +321,45 @@ def _proxy_protocol(around: Section, rules: _Rules) -> ProxyProtocol | None:
     if "proxy_protocol" not in around:
         return None
     section = around.section("proxy_protocol").only("from", "timeout")
-    networks = section.values("from")
+    networks = [_network(value) for value in section.values("from")]
     if not networks:
         raise section.error(f"'{section.key}.from' is missing: list the networks of the proxies, such as '10.0.0.0/8'")
+    for network in _united(networks):
+        if network.prefixlen < _WIDEST[network.version]:
+            what = "wider than any network of one operator" if network.prefixlen else "every address"
+            raise section.error_at(
+                "from",
+                f"'{section.key}.from' covers '{network}', which is {what}: whoever connects could then claim any; "
+                "list the networks of the proxies alone",
+            )
     default = ProxyProtocol(())
     return ProxyProtocol(
-        networks=tuple(_network(value) for value in networks),
+        networks=tuple(str(network) for network in networks),
         timeout=_between(section, "timeout", default.timeout, 0.1, 60.0, rules),
     )
 
 
-def _network(value: Value) -> str:
+def _united(networks: Collection[IPv4Network | IPv6Network]) -> Iterator[IPv4Network | IPv6Network]:
+    """The same addresses in as few networks as possible, for halves make a whole."""
+    return chain(
+        collapse_addresses(network for network in networks if isinstance(network, IPv4Network)),
+        collapse_addresses(network for network in networks if isinstance(network, IPv6Network)),
+    )
+
+
+def _network(value: Value) -> IPv4Network | IPv6Network:
     try:
         network = ip_network(value.text, strict=False)
     except ValueError:
         raise value.error(
             f"{value.key!r} holds {value.shown}, which is no network; write for example '10.0.0.0/8', or an address"
         ) from None
-    if not network.prefixlen:
-        raise value.error(
-            f"{value.key!r} holds {value.shown}, which is every address: whoever connects could then claim any; list "
-            "the networks of the proxies alone"
-        )
     if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
         raise value.error(f"{value.key!r} holds {value.shown}; write an IPv4 network as such, as in '10.0.0.0/8'")
     address = value.text.partition("/")[0]
     if ip_address(address) != network.network_address:
         raise value.error(f"{value.key!r} holds {value.shown}, which lies within a network; write '{network}'")
-    return str(network)
+    return network
 
 
 def _stop(section: Section, rules: _Rules) -> Stop:
@@ -368,10 +387,17 @@ def _limit(section: Section, name: str, rules: _Rules) -> float:
     return int(value.text)
 
 
-def _refuse_api_key(identity: Value) -> None:
+def _check_identity(identity: Value) -> None:
+    """An API key is refused. What no client ever has is valid, as any name is, but most likely a mistake."""
     if identity.text.startswith(_API_KEY):
         raise identity.error(
             f"{identity.key!r} holds an API key, which is a secret; write its identity, as 'kes identity of' prints it"
+        )
+    if identity.text != identity.text.lower() and re.fullmatch("[0-9A-Fa-f]{64}", identity.text):
+        identity.source.warn(
+            identity.line,
+            f"{identity.key!r} holds {identity.shown}, which has upper-case letters; identities are lower-case: it "
+            "matches nobody",
         )
 
 

@@ -17,7 +17,7 @@ _LEVEL = "level"
 
 _FROM = (
     "the networks of TCP proxies, from which each connection must begin with a PROXY header, version 2; from elsewhere "
-    "none may",
+    "none may. Together they may be no wider than a /8, or a /7 of IPv6",
     "list of networks",
     ("10.0.0.0/8", "192.168.7.1"),
 )

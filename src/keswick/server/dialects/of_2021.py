@@ -65,10 +65,17 @@ def _invalid_key(call: Call, error: ApiError) -> tuple[int, str]:
     return 400, "invalid key"
 
 
+def _several(call: Call, error: ApiError) -> tuple[int, str]:
+    """What v0.13.4 said of too many certificates. Where there were proxies, they were looked for first, as later."""
+    has_proxies = call.state.forwarding is not None
+    return 400, _SEVERAL if has_proxies else "too many identities: more than one certificate is present"
+
+
+_SEVERAL = "too many client certificates are present"
 _WORDS_2022: Words = {
     "not authorized: insufficient permissions": "prohibited by policy",
     "tls: client certificate is required": "no client certificate is present",
-    "tls: received more than one client certificate": "too many client certificates are present",
+    "tls: received more than one client certificate": _SEVERAL,
     "not authorized: client certificate ": "",
     "key already exists": "key does already exist",
     "invalid request body": "invalid json",
@@ -86,7 +93,7 @@ _WORDS_2022: Words = {
 }
 _WORDS_2021 = {
     **_WORDS_2022,
-    "tls: received more than one client certificate": "too many identities: more than one certificate is present",
+    "tls: received more than one client certificate": _several,
     "decryption failed: ciphertext is not authentic": "ciphertext is not authentic",
 }
 
