@@ -30,7 +30,7 @@ def test_a_folder_with_everything(tmp_path: Path) -> None:
     api_key = APIKey.parse((folder / "admin.apikey").read_text())
     assert config["address"] == "127.0.0.1:7373"
     assert config["admin"] == {"identity": api_key.identity}
-    assert config["tls"] == {"key": str(folder / "server.key"), "cert": str(folder / "server.crt")}
+    assert config["tls"] == {"key": str(folder / "server.key"), "cert": str(folder / "server.crt"), "auth": False}
     assert config["keystore"] == {"fs": {"path": str(folder / "keys")}}
 
     certificate = x509.load_pem_x509_certificate((folder / "server.crt").read_bytes())
@@ -42,6 +42,8 @@ def test_a_folder_with_everything(tmp_path: Path) -> None:
     assert f"kes server --config '{folder}/config.yaml'" in result.stdout
     assert "export KES_SERVER=https://127.0.0.1:7373" in result.stdout
     assert api_key.text not in result.stdout
+    checked = kes("server", "--check", "--config", str(folder / "config.yaml"))
+    assert checked == (0, "The configuration is valid.\n", "")
 
 
 def test_the_printed_lines_start_a_server_and_call_it(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ admin:
 tls:
   key: {key}
   cert: {cert}
+  auth: off # clients are known by their keys, whoever issued their certificates
 
 keystore:
   fs:
