@@ -104,8 +104,7 @@ class HttpService:
     `service` is what errors call it, such as `the key store 'vault'`. `ca`: PEM file or folder of whom to trust,
     besides the roots of the system or, if `only_ca`, alone; `ca_setting`: what an operator sets it with; `certificate`:
     PEM files of the client's certificate and key, which, like the authorities, are read anew when they have changed.
-    `should_retry`: whether an answer is worth another try. Proxies are
-    those of the environment.
+    `should_retry`: whether an answer is worth another try. Proxies are those of the environment.
 
     Raises KeyStoreError when the endpoint is no URL or a file cannot be used.
     """
